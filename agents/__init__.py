@@ -1,0 +1,28 @@
+"""Agents: policy, rollout, advantages, and one file per algorithm."""
+
+from typing import TYPE_CHECKING
+
+from rltool.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from rltool.agents.a2c import A2C as A2C
+    from rltool.agents.agent import Agent as Agent
+    from rltool.agents.agent import OnPolicyAgent as OnPolicyAgent
+    from rltool.agents.config import A2CConfig as A2CConfig
+    from rltool.agents.config import PPOConfig as PPOConfig
+    from rltool.agents.config import REINFORCEConfig as REINFORCEConfig
+    from rltool.agents.policy import Policy as Policy
+    from rltool.agents.ppo import PPO as PPO
+    from rltool.agents.reinforce import REINFORCE as REINFORCE
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "a2c": ["A2C"],
+        "agent": ["Agent", "OnPolicyAgent"],
+        "config": ["A2CConfig", "PPOConfig", "REINFORCEConfig"],
+        "policy": ["Policy"],
+        "ppo": ["PPO"],
+        "reinforce": ["REINFORCE"],
+    },
+)

@@ -1,0 +1,50 @@
+"""Advantage actor-critic (Lecture 12, version 4; Mnih et al., 2016)."""
+
+from __future__ import annotations
+
+import torch
+
+from rltool.agents.advantages import gae
+from rltool.agents.agent import OnPolicyAgent
+from rltool.agents.config import A2CConfig
+from rltool.agents.rollout import Rollout
+
+
+class A2C(OnPolicyAgent):
+    """One gradient step per rollout along A_t grad log pi(a_t | s_t), with the advantage A_t from a learned critic."""
+
+    method = "a2c"
+    config_class = A2CConfig
+    config: A2CConfig
+
+    def update(self, rollout: Rollout) -> dict[str, torch.Tensor | float]:
+        config = self.config
+        distribution, values = self.policy(self.tensor(rollout.observations[:-1]))
+        with torch.no_grad():
+            bootstrap = self.policy.values(torch.from_numpy(rollout.bootstrap_observations).to(self.device))
+
+        old_values = values.detach().cpu().numpy().reshape(rollout.rewards.shape)
+        gae_lambda = {"td": 0.0, "gae": config.gae_lambda, "mc": 1.0}[config.advantage]
+        next_values = rollout.next_values(old_values, bootstrap.cpu().numpy())
+        advantages = gae(
+            rollout.rewards, old_values, next_values, rollout.terminated, rollout.done, config.gamma, gae_lambda
+        )
+        returns = self.tensor(advantages + old_values)
+        if config.normalize_advantages:
+            chosen = advantages[rollout.valid]
+            advantages = (advantages - chosen.mean()) / (chosen.std() + 1e-8)
+
+        # Means over the valid steps: a step that only reset its environment weighs nothing.
+        weight = self.tensor(rollout.valid.astype("float32") / float(max(1, rollout.valid.sum())))
+        log_prob = distribution.log_prob(self.tensor(rollout.actions))
+        policy_loss = -(weight * self.tensor(advantages) * log_prob).sum()
+        value_loss = (weight * (returns - values).square()).sum()
+        entropy = (weight * distribution.entropy()).sum()
+        loss = policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy
+        grad_norm = self.optimizer.step(loss)
+        return {
+            "policy_loss": policy_loss.detach(),
+            "value_loss": value_loss.detach(),
+            "entropy_loss": -entropy.detach(),
+            "grad_norm": grad_norm,
+        }

@@ -1,0 +1,199 @@
+"""Evaluating agents: ours, Stable-Baselines3's, or anything else that has `predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from rltool.envs import make_env, make_vector_env
+from rltool.errors import TrainingError, UserError
+
+
+class Predictor(Protocol):
+    """What is evaluated."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Any, Any]:
+        """Actions for a batch of observations, and the state of a recurrent policy."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Returns and lengths of evaluated episodes."""
+
+    returns: list[float]
+    lengths: list[int]
+
+    @property
+    def mean_return(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std_return(self) -> float:
+        """Standard deviation of the return over episodes."""
+        return float(np.std(self.returns))
+
+    @property
+    def mean_length(self) -> float:
+        """Mean number of timesteps."""
+        return float(np.mean(self.lengths))
+
+    def as_dict(self) -> dict[str, float]:
+        """The figures that `rltool eval --json` prints."""
+        return {
+            "mean_return": self.mean_return,
+            "std_return": self.std_return,
+            "min_return": min(self.returns),
+            "max_return": max(self.returns),
+            "mean_length": self.mean_length,
+            "episodes": len(self.returns),
+        }
+
+
+def evaluate(
+    agent: Predictor,
+    env: str | VectorEnv,
+    episodes: int = 20,
+    seed: int = 0,
+    deterministic: bool = True,
+    *,
+    num_envs: int | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """Let an agent play, and report its returns.
+
+    Every environment plays a number of episodes fixed in advance: taking whichever end first favors short ones.
+
+    Args:
+        agent: Anything with `predict`: an rltool agent, an SB3 model.
+        env: An environment id, or a vector environment.
+        episodes: How many episodes.
+        seed: Seeds the environments (and the agent's sampling, if it is one of ours).
+        deterministic: Take the most probable actions instead of samples.
+        num_envs: Environments stepped together; by default up to 32.
+        env_kwargs: Arguments of the environment's constructor.
+
+    Raises:
+        TrainingError: The environment failed.
+
+    Example:
+        >>> from rltool.agents import A2C
+        >>> evaluate(A2C("CartPole-v1"), "CartPole-v1", episodes=3).lengths  # doctest: +SKIP
+        [10, 9, 9]
+    """
+    if episodes < 1:
+        raise UserError(f"episodes must be at least 1, not {episodes}")
+    owned = isinstance(env, str)
+    envs = make_vector_env(env, num_envs or min(episodes, 32), seed=seed, **(env_kwargs or {})) if isinstance(env, str) else env
+    try:
+        return _play(agent, envs, episodes, seed, deterministic)
+    finally:
+        if owned:
+            envs.close()
+
+
+def _play(agent: Predictor, envs: VectorEnv, episodes: int, seed: int, deterministic: bool) -> Evaluation:
+    n = envs.num_envs
+    mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+    quota = np.full(n, episodes // n) + (np.arange(n) < episodes % n)
+    results: list[list[tuple[float, int]]] = [[] for _ in range(n)]
+    returns, lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
+    observation, _ = envs.reset(seed=seed)
+    state, start, resetting = None, np.ones(n, dtype=bool), np.zeros(n, dtype=bool)
+    if isinstance(rng := getattr(agent, "rng", None), np.random.Generator) and not deterministic:
+        rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
+    while quota.any():
+        actions, state = agent.predict(observation, state=state, episode_start=start, deterministic=deterministic)
+        try:
+            observation, rewards, terminated, truncated, _ = envs.step(actions)
+        except Exception as error:
+            raise TrainingError(f"the environment failed in step(): {type(error).__name__}: {error}") from error
+        done = (terminated | truncated) & ~resetting
+        returns += np.where(resetting, 0, rewards)
+        lengths += ~resetting
+        if not np.isfinite(returns.sum()):
+            raise TrainingError("the environment returned a reward that is not a finite number")
+        for i in np.flatnonzero(done & (quota > 0)):
+            results[i].append((float(returns[i]), int(lengths[i])))
+            quota[i] -= 1
+        returns[done], lengths[done] = 0, 0
+        if mode is AutoresetMode.DISABLED and done.any():
+            observation, _ = envs.reset(options={"reset_mask": done})
+        # The step after this one only resets, in NEXT_STEP mode.
+        start = done.copy()
+        resetting = done if mode is AutoresetMode.NEXT_STEP else np.zeros(n, dtype=bool)
+    played = [result for env_results in results for result in env_results]
+    return Evaluation([r for r, _ in played], [length for _, length in played])
+
+
+def watch(
+    agent: Predictor,
+    env_id: str,
+    episodes: int = 1,
+    seed: int = 0,
+    deterministic: bool = True,
+    *,
+    render_mode: str = "human",
+    on_frame: Callable[[np.ndarray, int], None] | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """Let an agent play one episode after another in a rendered environment.
+
+    Args:
+        agent: Anything with `predict`.
+        env_id: The environment.
+        episodes: How many episodes.
+        seed: Seeds the first episode; the k-th gets `seed + k`.
+        deterministic: Take the most probable actions instead of samples.
+        render_mode: "human" opens a window, "rgb_array" gives frames.
+        on_frame: Called with each frame `(height, width, 3)` and the number of its episode.
+        env_kwargs: Arguments of the environment's constructor.
+    """
+    env: gym.Env = make_env(env_id, render_mode=render_mode, **(env_kwargs or {}))
+    returns, lengths = [], []
+    try:
+        for episode in range(episodes):
+            observation, _ = env.reset(seed=seed + episode)
+            state, start, total, length, done = None, np.ones(1, dtype=bool), 0.0, 0, False
+            while True:
+                if on_frame is not None:
+                    on_frame(np.asarray(env.render()), episode)
+                if done:
+                    break
+                batch = np.asarray(observation)[None]
+                action, state = agent.predict(batch, state=state, episode_start=start, deterministic=deterministic)
+                try:
+                    observation, reward, terminated, truncated, _ = env.step(action[0])
+                except Exception as error:
+                    raise TrainingError(f"the environment failed in step(): {type(error).__name__}: {error}") from error
+                start, total, length = np.zeros(1, dtype=bool), total + float(reward), length + 1
+                done = terminated or truncated
+            returns.append(total)
+            lengths.append(length)
+    finally:
+        env.close()
+    return Evaluation(returns, lengths)
+
+
+def check_spaces(agent: Any, env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> None:
+    """Refuse an environment whose spaces are not those the agent was trained in.
+
+    Raises:
+        UserError: They differ, or there is no such environment.
+    """
+    env = make_env(env_id, **(env_kwargs or {}))
+    try:
+        for name in ("observation_space", "action_space"):
+            mine, theirs = getattr(agent, name, None), getattr(env, name)
+            if mine is not None and (type(mine) is not type(theirs) or mine.shape != theirs.shape):
+                raise UserError(f"{env_id} does not fit this agent: its {name.replace('_', ' ')} is {theirs}, not {mine}")
+    finally:
+        env.close()

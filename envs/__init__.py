@@ -1,0 +1,43 @@
+"""Environments: making them, single or in parallel, batched classic control, and their complete state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rltool.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from rltool.envs.classic_control import (
+        AcrobotVectorEnv as AcrobotVectorEnv,
+    )
+    from rltool.envs.classic_control import (
+        MountainCarContinuousVectorEnv as MountainCarContinuousVectorEnv,
+    )
+    from rltool.envs.classic_control import (
+        MountainCarVectorEnv as MountainCarVectorEnv,
+    )
+    from rltool.envs.classic_control import (
+        PendulumVectorEnv as PendulumVectorEnv,
+    )
+    from rltool.envs.conformance import ConformanceError as ConformanceError
+    from rltool.envs.conformance import check_vector_env as check_vector_env
+    from rltool.envs.make import environment_ids as environment_ids
+    from rltool.envs.make import make_env as make_env
+    from rltool.envs.make import make_vector_env as make_vector_env
+    from rltool.envs.state import get_env_state as get_env_state
+    from rltool.envs.state import set_env_state as set_env_state
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "classic_control": [
+            "AcrobotVectorEnv",
+            "MountainCarContinuousVectorEnv",
+            "MountainCarVectorEnv",
+            "PendulumVectorEnv",
+        ],
+        "conformance": ["ConformanceError", "check_vector_env"],
+        "make": ["environment_ids", "make_env", "make_vector_env"],
+        "state": ["get_env_state", "set_env_state"],
+    },
+)

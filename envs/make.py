@@ -1,0 +1,402 @@
+"""Making environments by id: the fastest correct vector form of each, and one clear sentence for each mistake."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import inspect
+import math
+import os
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import (
+    EnvSpec,
+    find_highest_version,
+    get_env_id,
+    load_env_creator,
+    parse_env_id,
+)
+from gymnasium.error import DependencyNotInstalled
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from rltool.errors import UserError
+
+Wrappers = Sequence[Callable[[gym.Env[Any, Any]], gym.Wrapper[Any, Any, Any, Any]]]
+
+VECTORIZATIONS = ("auto", "vector", "sync", "async")
+
+# Batched forms of Gymnasium's own environments, by the entry point of the single environment: an id that is
+# registered anew with another entry point is another environment, and does not get them.
+BATCHED = {
+    "gymnasium.envs.classic_control.acrobot:AcrobotEnv": "rltool.envs.classic_control:AcrobotVectorEnv",
+    "gymnasium.envs.classic_control.mountain_car:MountainCarEnv": "rltool.envs.classic_control:MountainCarVectorEnv",
+    "gymnasium.envs.classic_control.continuous_mountain_car:Continuous_MountainCarEnv": (
+        "rltool.envs.classic_control:MountainCarContinuousVectorEnv"
+    ),
+    "gymnasium.envs.classic_control.pendulum:PendulumEnv": "rltool.envs.classic_control:PendulumVectorEnv",
+}
+
+# The batched jax forms in Gymnasium 1.4 undo the step of every environment while another one resets.
+INCORRECT_VECTOR_FORMS = ("gymnasium.envs.phys2d.",)
+
+# What to install for the environments whose entry point starts so.
+INSTALLS = {
+    "gymnasium.envs.box2d.": "rltool[box2d]",
+    "gymnasium.envs.mujoco.": "rltool[mujoco]",
+    "ale_py.": "rltool[atari]",
+    "gymnasium.envs.phys2d.": "gymnasium[jax]",
+    "gymnasium.envs.tabular.": "gymnasium[jax]",
+}
+
+# What AsyncVectorEnv adds to a step for each environment: pipes, pickling and waking the worker. Measured by
+# `python benchmarks/envs.py`: 60 to 120 microseconds on two cores of an AMD EPYC.
+ASYNC_OVERHEAD = 80e-6
+# Worker processes cost memory and start-up time, so they have to win clearly.
+ASYNC_MUST_TAKE_LESS_THAN = 0.75
+
+# Options of `gymnasium.make` itself, which every environment takes.
+_MAKE_OPTIONS = ("max_episode_steps", "disable_env_checker")
+
+
+def make_vector_env(
+    env_id: str,
+    num_envs: int = 8,
+    seed: int | None = None,
+    *,
+    vectorization: str = "auto",
+    autoreset_mode: AutoresetMode | str | None = None,
+    render_mode: str | None = None,
+    wrappers: Wrappers = (),
+    **kwargs: Any,
+) -> VectorEnv[Any, Any, Any]:
+    """Make `num_envs` copies of an environment that are stepped together, in the fastest way that is correct.
+
+    That is a batched NumPy form where there is one (the environment's own, or rltool's for Acrobot, MountainCar and
+    Pendulum), otherwise one process or several, whichever is expected to be faster after a few steps of a scratch
+    copy have been timed. One process and several give identical trajectories; no statistics wrapper is added.
+
+    Args:
+        env_id: a registered id such as "CartPole-v1", or "module:Id" to import the module that registers it first.
+        num_envs: number of environments, at least 1.
+        seed: seeds the environments (which are reset, so that a later `reset()` goes on from there) and the action
+            space; None leaves both unseeded.
+        vectorization: "auto", "vector" (a batched form), "sync" (one process) or "async" (one process for each).
+        autoreset_mode: an `AutoresetMode` or its value, "NextStep", "SameStep" or "Disabled"; None for the
+            environment's default, which is "NextStep". The result has it in `metadata["autoreset_mode"]`.
+        render_mode: as in `gymnasium.make`, usually "rgb_array" or "human".
+        wrappers: applied, in this order, to each single environment; there is no batched form then.
+        **kwargs: options of the environment, and `max_episode_steps` (-1: no limit).
+
+    Returns:
+        A vector environment.
+
+    Raises:
+        UserError: if there is no such environment, a package it needs is missing, or an argument is wrong.
+    """
+    if vectorization not in VECTORIZATIONS:
+        raise UserError(f"no vectorization '{vectorization}'; choose one of {', '.join(VECTORIZATIONS)}")
+    if num_envs < 1:
+        raise UserError(f"num_envs is {num_envs}; it must be at least 1")
+    if seed is not None and seed < 0:
+        raise UserError(f"the seed is {seed}; it must be at least 0")
+    mode = _autoreset_mode(autoreset_mode)
+    spec = _find_spec(env_id)
+    options = _options(render_mode, kwargs)
+
+    with _user_errors(spec, options):
+        _check_options(spec, options)
+        batched = (
+            None if wrappers or vectorization in ("sync", "async") else _batched_form(spec, mode, options)
+        )
+        if batched is not None:
+            if mode is not None and _takes(batched, ["autoreset_mode"]):
+                options["autoreset_mode"] = mode
+            spec = dataclasses.replace(spec, vector_entry_point=batched)
+            env = gym.make_vec(spec, num_envs, vectorization_mode="vector_entry_point", **options)
+        elif vectorization == "vector":
+            raise UserError(
+                f"environment '{spec.id}' has no batched form for these arguments;"
+                " use the vectorization 'auto', 'sync' or 'async'"
+            )
+        else:
+            if vectorization == "auto":
+                vectorization = _sync_or_async(spec, num_envs, wrappers, options)
+            env = gym.make_vec(
+                spec,
+                num_envs,
+                vectorization_mode=vectorization,
+                vector_kwargs={"autoreset_mode": mode or AutoresetMode.NEXT_STEP},
+                wrappers=wrappers,
+                **options,
+            )
+    if seed is not None:
+        env.reset(seed=seed)
+        env.action_space.seed(seed)
+    return env
+
+
+def make_env(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gym.Env[Any, Any]:
+    """Make a single environment, as `gymnasium.make` does.
+
+    Args:
+        env_id: a registered id such as "CartPole-v1", or "module:Id" to import the module that registers it first.
+        render_mode: usually "rgb_array" or "human".
+        **kwargs: options of the environment, and `max_episode_steps` (-1: no limit).
+
+    Returns:
+        A Gymnasium environment.
+
+    Raises:
+        UserError: if there is no such environment, a package it needs is missing, or an argument is wrong.
+    """
+    spec = _find_spec(env_id)
+    options = _options(render_mode, kwargs)
+    with _user_errors(spec, options):
+        _check_options(spec, options)
+        return gym.make(spec, **options)
+
+
+def environment_ids() -> list[str]:
+    """The ids of all registered environments, Atari's too where installed, without the mere redirections."""
+    _register_atari()
+    return sorted(id for id, spec in gym.registry.items() if not _is_redirection(spec))
+
+
+# Finding the environment.
+
+
+def _find_spec(env_id: str) -> EnvSpec:
+    """The registered spec of `env_id`, its module imported first; without a version, that of the latest."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        _import_module(module, env_id)
+    elif name not in gym.registry:
+        _register_atari()
+    try:
+        namespace, short_name, version = parse_env_id(name)
+    except gym.error.Error as error:
+        raise UserError(f"'{env_id}' is no environment id; ids look like 'CartPole-v1'") from error
+    latest = get_env_id(namespace, short_name, find_highest_version(namespace, short_name))
+    spec = gym.registry.get(latest if version is None else name)
+    if spec is None:
+        raise UserError(f"no environment '{name}'{_advice(name, latest)}")
+    if _is_redirection(spec):
+        raise UserError(f"environment '{name}' is no longer part of Gymnasium{_advice(name, latest)}")
+    return spec
+
+
+def _advice(name: str, latest: str) -> str:
+    """How the sentence about the environment that does not exist ends."""
+    ids = {id.lower(): id for id in environment_ids()}
+    near = [latest] if latest.lower() in ids else difflib.get_close_matches(name.lower(), ids, 1)
+    if re.search(r"^ALE/|(NoFrameskip|Deterministic|-ram)\w*-v\d+$", name) and not _has_atari():
+        return '; Atari games need pip install "rltool[atari]"'
+    if near:
+        return f"; did you mean '{ids[near[0].lower()]}'?"
+    return f"; if a module of yours registers it, name the module first, as in 'module:{name}'"
+
+
+def _is_redirection(spec: EnvSpec) -> bool:
+    """Whether the spec only raises an error that says where the environment has moved."""
+    return getattr(spec.entry_point, "__module__", None) == "gymnasium.envs"
+
+
+def _has_atari() -> bool:
+    return importlib.util.find_spec("ale_py") is not None
+
+
+def _register_atari() -> None:
+    if _has_atari():
+        importlib.import_module("ale_py")
+
+
+def _import_module(module: str, env_id: str) -> None:
+    folder = os.getcwd()
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.append(folder)  # last, so that nothing in it hides an installed module
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."):
+            raise UserError(
+                f"no module '{error.name}' to import for '{env_id}'; install it, or run in the folder that has it"
+            ) from error
+        raise UserError(f"importing '{module}' for '{env_id}' failed, {error}; install that first") from error
+    except Exception as error:
+        raise UserError(
+            f"importing '{module}' for '{env_id}' failed, {type(error).__name__}: {error}"
+        ) from error
+
+
+# Checking the arguments.
+
+
+def _autoreset_mode(mode: AutoresetMode | str | None) -> AutoresetMode | None:
+    try:
+        return None if mode is None else AutoresetMode(mode)
+    except ValueError:
+        choices = ", ".join(choice.value for choice in AutoresetMode)
+        raise UserError(f"no autoreset mode '{mode}'; choose one of {choices}") from None
+
+
+def _options(render_mode: str | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments for Gymnasium, without those that only ask for the default."""
+    options = dict(kwargs)
+    if render_mode is not None:
+        options["render_mode"] = render_mode
+    if options.get("max_episode_steps", 0) is None:
+        del options["max_episode_steps"]
+    return options
+
+
+def _check_options(spec: EnvSpec, options: Mapping[str, Any]) -> None:
+    if spec.entry_point is None:
+        return
+    creator = _load(spec.entry_point)
+    unknown = [name for name in options if not _takes(creator, [name]) and name not in _MAKE_OPTIONS]
+    if unknown:
+        names = [name for name in inspect.signature(creator).parameters if name != "render_mode"]
+        wrong = ", ".join(f"'{name}'" for name in unknown)
+        raise UserError(
+            f"environment '{spec.id}' has no option {wrong}; its options are {', '.join(names) or 'none'}"
+        )
+
+    mode, modes = options.get("render_mode"), _metadata(creator).get("render_modes")
+    if mode is None or not modes:
+        return
+    if mode not in (*modes, *(f"{name}_list" for name in modes), *["human"] * ("rgb_array" in modes)):
+        raise UserError(
+            f"environment '{spec.id}' cannot render as '{mode}'; choose one of {', '.join(modes)}"
+        )
+    if mode == "human" and sys.platform.startswith("linux"):
+        if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")):
+            raise UserError(
+                "rendering for a human needs a display, and there is none (neither DISPLAY nor WAYLAND_DISPLAY is"
+                " set); render as 'rgb_array' into a video, or run under xvfb-run"
+            )
+
+
+def _takes(creator: str | Callable[..., Any], names: Sequence[str] | Mapping[str, Any]) -> bool:
+    """Whether the creator has keyword parameters of these names."""
+    parameters = inspect.signature(_load(creator)).parameters
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return anything or set(names) <= set(parameters)
+
+
+def _metadata(creator: Callable[..., Any]) -> Mapping[str, Any]:
+    """The metadata of a creator that is a class; a function has none."""
+    metadata = getattr(creator, "metadata", None)
+    return metadata if isinstance(metadata, Mapping) else {}
+
+
+def _load(creator: str | Callable[..., Any]) -> Callable[..., Any]:
+    return creator if callable(creator) else load_env_creator(creator)
+
+
+@contextlib.contextmanager
+def _user_errors(spec: EnvSpec, options: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what Gymnasium raises about a missing package or a wrong option into one sentence."""
+    try:
+        yield
+    except (ImportError, DependencyNotInstalled) as error:
+        entry_point = str(spec.entry_point)
+        install = next(
+            (install for start, install in INSTALLS.items() if entry_point.startswith(start)), None
+        )
+        advice = f'pip install "{install}"' if install else str(error)
+        raise UserError(f"environment '{spec.id}' needs a package that is not installed: {advice}") from error
+    except gym.error.Error as error:
+        raise UserError(f"environment '{spec.id}' cannot be made: {error}") from error
+    except TypeError as error:
+        found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if found and found[1] in options:
+            raise UserError(f"environment '{spec.id}' has no option '{found[1]}'") from error
+        found = re.search(r"missing \d+ required .*arguments?: (.*?)( was raised|$)", str(error))
+        if found:
+            raise UserError(
+                f"environment '{spec.id}' cannot be made without its option {found[1]}"
+            ) from error
+        raise
+
+
+# Choosing the vector form.
+
+
+def _batched_form(
+    spec: EnvSpec, mode: AutoresetMode | None, options: Mapping[str, Any]
+) -> str | Callable[..., Any] | None:
+    """The creator of a batched form that does all that is asked for, if there is one."""
+    name: Any = spec.vector_entry_point or BATCHED.get(str(spec.entry_point))
+    if name is None or spec.additional_wrappers or options.get("max_episode_steps") == -1:
+        return None
+    if str(name).startswith(INCORRECT_VECTOR_FORMS):
+        return None
+    try:
+        creator = _load(name)
+    except ImportError:
+        return None
+    passed = {**spec.kwargs, **options}
+    if spec.max_episode_steps is not None:
+        passed["max_episode_steps"] = spec.max_episode_steps
+    if not _takes(creator, passed):
+        return None
+    if "render_mode" in options and options["render_mode"] not in _metadata(creator).get("render_modes", ()):
+        return None
+    default = _metadata(creator).get("autoreset_mode", AutoresetMode.NEXT_STEP)
+    if mode not in (None, default) and not _takes(creator, ["autoreset_mode"]):
+        return None
+    return name  # type: ignore[no-any-return]
+
+
+def _sync_or_async(
+    spec: EnvSpec,
+    num_envs: int,
+    wrappers: Wrappers,
+    options: Mapping[str, Any],
+) -> str:
+    """Whether one process or several are expected to step the environments faster."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if min(num_envs, cores) == 1 or options.get("render_mode") == "human":
+        return "sync"
+    seconds = _step_seconds(spec, wrappers, options)
+    sync_seconds = num_envs * seconds
+    async_seconds = math.ceil(num_envs / cores) * seconds + num_envs * ASYNC_OVERHEAD
+    return "async" if async_seconds < ASYNC_MUST_TAKE_LESS_THAN * sync_seconds else "sync"
+
+
+def _step_seconds(
+    spec: EnvSpec,
+    wrappers: Wrappers,
+    options: Mapping[str, Any],
+    max_seconds: float = 0.03,
+    max_steps: int = 1000,
+) -> float:
+    """The median duration, in seconds, of random steps in a scratch copy of the environment."""
+    env: gym.Env[Any, Any] = gym.make(spec, **options)
+    for wrapper in wrappers:
+        env = wrapper(env)
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    env.step(env.action_space.sample())  # the first step pays for Gymnasium's checks
+    durations: list[float] = []
+    end = time.perf_counter() + max_seconds
+    done = True
+    while not durations or (len(durations) < max_steps and time.perf_counter() < end):
+        if done:
+            env.reset()
+        action = env.action_space.sample()
+        start = time.perf_counter()
+        _, _, terminated, truncated, _ = env.step(action)
+        durations.append(time.perf_counter() - start)
+        done = terminated or truncated
+    env.close()
+    return statistics.median(durations)

@@ -1,0 +1,80 @@
+"""`rltool eval RUN`: let a trained agent play."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+from rltool.cli.completion import complete_environment, complete_run
+
+
+def evaluate(
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="A run's folder, its name in runs/, latest; or a Stable-Baselines3 .zip.", autocompletion=complete_run
+        ),
+    ],
+    episodes: Annotated[int, typer.Option("--episodes", "-e", help="Episodes to play.", min=1)] = 20,
+    env: Annotated[
+        str | None,
+        typer.Option("--env", help="Environment to play in.", show_default="the run's", autocompletion=complete_environment),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seeds environments and sampling.", min=0)] = 0,
+    stochastic: Annotated[
+        bool, typer.Option("--stochastic/--deterministic", help="Sample actions, or take the most probable ones.")
+    ] = False,
+    render: Annotated[Literal["human"] | None, typer.Option("--render", help="Open a window and watch.")] = None,
+    video: Annotated[bool, typer.Option("--video", help="Film the episodes into the run's videos/ folder.")] = False,
+    gif: Annotated[bool, typer.Option("--gif", help="Film them as animated GIFs.")] = False,
+    env_arg: Annotated[
+        list[str] | None, typer.Option("--env-arg", help="Argument of the environment's constructor, as g=9.81.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Let a trained agent play, and report its returns."""
+    from pathlib import Path
+
+    from rltool.agents import evaluation
+    from rltool.agents.loading import load_agent
+    from rltool.cli.options import parse_assignments
+    from rltool.errors import UserError
+    from rltool.training.run import Run
+
+    if Path(run).is_file():
+        agent = load_agent(run)
+        folder, env_id, env_kwargs = Path("."), env or getattr(agent, "env_id", None), {}
+        if env_id is None:
+            raise UserError(f"{run} does not say which environment it plays in; add --env, as --env CartPole-v1")
+    else:
+        opened = Run(run)
+        agent, folder = opened.agent, opened.path
+        env_id, env_kwargs = env or opened.data, opened.options.env_kwargs if env is None else {}
+    env_kwargs = env_kwargs | parse_assignments(env_arg or [])
+    evaluation.check_spaces(agent, env_id, env_kwargs)
+
+    if video or gif:
+        from rltool.agents.video import film
+
+        kinds = [kind for kind, wanted in (("mp4", video), ("gif", gif)) if wanted]
+        result, files = film(
+            agent, env_id, folder / "videos", episodes, seed, not stochastic, kinds=kinds, env_kwargs=env_kwargs
+        )
+        if not json_:
+            print("\n".join(f"filmed {file}" for file in files))
+    elif render:
+        result = evaluation.watch(agent, env_id, episodes, seed, not stochastic, render_mode=render, env_kwargs=env_kwargs)
+    else:
+        result = evaluation.evaluate(agent, env_id, episodes, seed, not stochastic, env_kwargs=env_kwargs)
+
+    figures = result.as_dict()
+    if json_:
+        print(json.dumps({"env": env_id, **figures, "seed": seed, "deterministic": not stochastic, "returns": result.returns}))
+    else:
+        print(
+            f"{env_id}: return {figures['mean_return']:.2f} ± {figures['std_return']:.2f} "
+            f"(from {figures['min_return']:.1f} to {figures['max_return']:.1f}), "
+            f"length {figures['mean_length']:.1f}, {episodes} episodes, {'sampled' if stochastic else 'deterministic'}"
+        )

@@ -1,0 +1,90 @@
+"""`rltool list WHAT`: what there is to choose from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Show what there is to choose from.", no_args_is_help=True, rich_markup_mode="rich")
+
+
+def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:  # Plain lines, for grep.
+        for row in rows:
+            print("\t".join(row))
+        return
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, style="cyan" if column == columns[0] else None)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+@app.command("methods")
+def methods() -> None:
+    """Methods that `rltool train` knows."""
+    from rltool.training.methods import METHODS
+
+    rows = [[entry.name, entry.summary, ", ".join(entry.load().presets)] for entry in METHODS]
+    _table("methods", ["method", "what it is", "tuned for"], rows)
+
+
+@app.command("envs")
+def envs(match: Annotated[str, typer.Argument(help="Only ids that contain this.")] = "") -> None:
+    """Environments that Gymnasium knows here."""
+    from rltool.envs import environment_ids
+    from rltool.training.methods import METHODS
+
+    tuned = {entry.name: entry.load().presets for entry in METHODS}
+    rows = [
+        [name, ", ".join(method for method, presets in tuned.items() if name in presets)]
+        for name in environment_ids()
+        if match.lower() in name.lower()
+    ]
+    _table("environments", ["environment", "tuned options for"], rows)
+
+
+@app.command("backbones")
+def backbones() -> None:
+    """Networks that `--backbone` takes."""
+    from rltool.networks.config import BACKBONES
+
+    _table("backbones", ["backbone", "what it is"], [[entry.name, entry.summary] for entry in BACKBONES])
+
+
+@app.command("runs")
+def runs(run_dir: Annotated[str, typer.Option("--run-dir", help="Folder of the runs.")] = "runs") -> None:
+    """Runs in a folder."""
+    from pathlib import Path
+
+    from rltool.errors import UserError
+    from rltool.training.run import Run
+
+    rows = []
+    for file in sorted(Path(run_dir).rglob("config.json"), key=lambda p: p.stat().st_mtime):
+        if any(parent.is_symlink() for parent in file.parents):
+            continue
+        try:
+            run = Run(file.parent)
+        except UserError:
+            continue
+        summary = run.summary
+        state = "going on" if not summary else "finished" if summary["finished"] else "stopped"
+        result = summary.get("mean_return")
+        rows.append(
+            [
+                str(file.parent),
+                run.method,
+                run.data,
+                state,
+                f"{summary.get('total_timesteps', 0):,}",
+                "" if result is None else f"{result:.1f}",
+            ]
+        )
+    _table("runs", ["run", "method", "data", "state", "timesteps", "return"], rows)

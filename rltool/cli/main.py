@@ -1,0 +1,90 @@
+"""The entry point: the verbs, and what a user sees when something goes wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from rltool import __version__
+from rltool.cli import evaluate, list_, plot, resume, train
+from rltool.errors import TrainingError, UserError
+
+# Typer carries its own click; the base of its usage errors is reached through the one class it exports.
+UsageError = typer.BadParameter.__mro__[2]
+
+class VerbGroup(TyperGroup):
+    """Lists the verbs in the order in which they are used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(self.commands, key=["train", "eval", "plot", "resume", "list"].index)
+
+
+app = typer.Typer(
+    name="rltool",
+    cls=VerbGroup,
+    help="Train agents in Gymnasium environments, watch them, measure them.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(train.app, name="train")
+app.command("resume")(resume.resume)
+app.command("eval")(evaluate.evaluate)
+app.command("plot")(plot.plot)
+app.add_typer(list_.app, name="list")
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print(f"rltool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train agents in Gymnasium environments, watch them, measure them."""
+
+
+def fail(error: BaseException, code: int) -> NoReturn:
+    """Print one sentence (or, with --debug, the traceback) and end."""
+    if "--debug" in sys.argv:
+        raise error
+    message = " ".join(str(getattr(error, "message", error)).split())
+    for note in getattr(error, "__notes__", []):
+        message += f"\n{note}"
+    print(f"rltool: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def main() -> None:
+    """Run the command line."""
+    # NumPy's matrix products of a few rows are slower with threads; PyTorch's own number is --threads.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    if "--debug" in sys.argv[2:]:  # It may stand anywhere, as users expect.
+        sys.argv.remove("--debug")
+        sys.argv.insert(1, "--debug")
+    try:
+        code = get_command(app).main(prog_name="rltool", standalone_mode=False)
+    except UserError as error:
+        fail(error, 2)
+    except UsageError as error:
+        fail(error, 2)
+    except TrainingError as error:
+        fail(error, 1)
+    except typer.Abort:
+        raise SystemExit(1) from None
+    except BrokenPipeError:  # The reader of our output has gone, as in `rltool list envs | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    raise SystemExit(code if isinstance(code, int) else 0)

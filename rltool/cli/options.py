@@ -1,0 +1,97 @@
+"""Command-line options out of typed configs: the field is the flag, its description the help."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from rltool.errors import UserError
+
+SHORT_FLAGS = {"total_timesteps": "-n"}
+
+
+def option_parameters(config: type[BaseModel], panel: str, skip: frozenset[str] = frozenset()) -> Iterator[inspect.Parameter]:
+    """A keyword parameter with a `typer.Option` for each field of a config.
+
+    Every default is None, so that an option that was given can be told from one that was not; help shows the real one.
+    """
+    for name, field in config.model_fields.items():
+        if name not in skip:
+            yield _parameter(name, field, panel)
+
+
+def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
+    kind = _command_line_type(field.annotation)
+    flag = f"--{name.replace('_', '-')}"
+    flags = [f"{flag}/--no-{name.replace('_', '-')}"] if kind is bool else [flag]
+    if name in SHORT_FLAGS:
+        flags.append(SHORT_FLAGS[name])
+    metavar = "N,N,..." if get_origin(field.annotation) is tuple else None
+    option = typer.Option(
+        *flags, help=field.description, show_default=_shown(field.default, kind), rich_help_panel=panel, metavar=metavar
+    )
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+
+
+def _command_line_type(annotation: Any) -> Any:
+    """The type that the parser converts to; the config itself checks ranges."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _command_line_type(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return _command_line_type(next(a for a in get_args(annotation) if a is not type(None)))
+    if origin is Literal or annotation in (bool, int, float, str):
+        return annotation
+    return str
+
+
+def _shown(default: Any, kind: Any) -> str | bool:
+    if default is None:
+        return "none"
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    if kind is bool:
+        return "yes" if default else "no"
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def given_options(config: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
+    """The options of a config that were given, converted where the parser left a string.
+
+    Raises:
+        UserError: A list of sizes is not one.
+    """
+    options = {name: values[name] for name in config.model_fields if values.get(name) is not None}
+    for name, value in options.items():
+        if get_origin(config.model_fields[name].annotation) is tuple:
+            try:
+                options[name] = tuple(int(size) for size in value.split(",") if size.strip())
+            except ValueError:
+                raise UserError(f"--{name.replace('_', '-')} takes whole numbers with commas, as 64,64; not '{value}'") from None
+    return options
+
+
+def parse_assignments(pairs: list[str]) -> dict[str, Any]:
+    """`key=value` pairs as arguments; values are numbers, true, false or null where they read as such, else text.
+
+    Raises:
+        UserError: A pair has no `=`.
+    """
+    import json
+
+    arguments = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UserError(f"--env-arg takes name=value, as --env-arg g=9.81; not '{pair}'")
+        try:
+            arguments[key] = json.loads(value)
+        except ValueError:
+            arguments[key] = value
+    return arguments

@@ -1,0 +1,43 @@
+"""`rltool plot RUN...`: curves of several runs and seeds in one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from rltool.cli.completion import complete_run
+
+
+def plot(
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Runs; a folder of runs (as --seeds makes) stands for those in it.", autocompletion=complete_run),
+    ],
+    metric: Annotated[str, typer.Option("--metric", help="A column of metrics.csv.")] = "rollout/ep_rew_mean",
+    statistic: Annotated[Literal["mean", "iqm"], typer.Option("--statistic", help="What to draw over seeds.")] = "mean",
+    x: Annotated[Literal["timesteps", "seconds"], typer.Option("--x", help="The horizontal axis.")] = "timesteps",
+    out: Annotated[Path, typer.Option("--out", "-o", help="The picture: .png, .svg or .pdf.")] = Path("plot.png"),
+) -> None:
+    """Draw the curves of runs; those that differ only in their seed become one curve with a 95% interval."""
+    from rltool.errors import UserError
+    from rltool.training.plotting import plot_runs
+    from rltool.training.run import Run, resolve_run
+
+    if out.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--out ends in .png, .svg or .pdf; not '{out}'")
+    opened = []
+    for name in runs:
+        folder = resolve_run(name)
+        if (folder / "config.json").exists():
+            opened.append(Run(folder))
+        else:
+            members = [Run(file.parent) for file in sorted(folder.glob("*/config.json")) if not file.parent.is_symlink()]
+            if not members:
+                raise UserError(f"{folder} is not a run, and there is none in it")
+            opened += members
+    try:
+        print(plot_runs(opened, out, metric, statistic, x))
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}") from None

@@ -1,0 +1,34 @@
+"""`rltool resume RUN`: go on from the last checkpoint."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rltool.cli.completion import complete_run
+
+
+def resume(
+    run: Annotated[str, typer.Argument(help="A run's folder, its name in runs/, or latest.", autocompletion=complete_run)],
+    total_timesteps: Annotated[
+        int | None, typer.Option("--total-timesteps", "-n", help="Go on up to here.", show_default="the run's", min=1)
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Go on with a run from its last checkpoint."""
+    from rltool.cli.train import report
+    from rltool.training.run import Run
+    from rltool.training.train import resume as go_on
+
+    before = Run(run)
+    done = before.summary.get("total_timesteps", 0)
+    if before.summary.get("finished") and done >= (total_timesteps or before.options.total_timesteps):
+        print(f"{before.path} is finished at {done:,} timesteps; give a larger --total-timesteps to go further")
+        return
+    after = go_on(before.path, total_timesteps, progress=not quiet)
+    if not after.summary["finished"]:
+        print(f"stopped at timestep {after.summary['total_timesteps']:,}; go on with: rltool resume {after.path}")
+        raise typer.Exit(1)
+    if not quiet:
+        report(after)

@@ -1,0 +1,127 @@
+"""`rltool train METHOD DATA`: a sub-command for each method, made from its config."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from rltool.cli.completion import complete_environment
+from rltool.errors import UserError
+from rltool.training.methods import METHODS
+
+if TYPE_CHECKING:
+    from rltool.training.methods import Method
+
+
+class MethodGroup(TyperGroup):
+    """Knows the methods by name and summary; builds a method's command, with all its options, when it is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return METHODS.names()
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in METHODS.names():
+            return None
+        return TyperCommand(name=cmd_name, help=METHODS[cmd_name].summary)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = METHODS[args[0]].name
+        return name, build_command(name), args[1:]
+
+
+app = typer.Typer(
+    cls=MethodGroup,
+    help="Train a method; [bold]rltool train METHOD --help[/] shows its options.",
+    no_args_is_help=True,
+    subcommand_metavar="METHOD DATA [OPTIONS]",
+    rich_markup_mode="rich",
+)
+
+
+@app.callback()
+def _train() -> None:
+    """Train a method; [bold]rltool train METHOD --help[/] shows its options."""
+
+
+def build_command(name: str) -> Any:
+    """The command of one method."""
+    from rltool.cli.options import given_options, option_parameters, parse_assignments
+    from rltool.training.config import RunConfig
+
+    entry = METHODS[name]
+    method: Method = entry.load()
+
+    def command(**values: Any) -> None:
+        options = given_options(RunConfig, values) | given_options(method.config, values)
+        if values["env_arg"]:
+            options["env_kwargs"] = parse_assignments(values["env_arg"])
+        if values["seeds"] is not None:
+            _train_seeds(name, values["data"], values["seeds"], options, values["json_"])
+        else:
+            _train_one(name, values["data"], options, values["json_"], values["quiet"])
+
+    parameters = [
+        inspect.Parameter(
+            "data",
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=Annotated[
+                str,
+                typer.Argument(metavar=method.data, help="What to train on.", autocompletion=complete_environment),
+            ],
+        ),
+        *option_parameters(RunConfig, "Run", skip=frozenset({"env_kwargs"})),
+        _parameter("env_arg", list[str], "--env-arg", "Argument of the environment's constructor, as g=9.81.", "Run", []),
+        _parameter("seeds", str | None, "--seeds", "Train several seeds in parallel, as 0-4 or 1,3,5.", "Run", None),
+        _parameter("json_", bool, "--json", "Print the summary as one JSON object.", "Run", False),
+        _parameter("quiet", bool, "--quiet", "Show no progress.", "Run", False),
+        *option_parameters(method.config, name),
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    single.command(name, help=f"{name}: {entry.summary}.")(command)
+    return get_command(single)
+
+
+def _parameter(name: str, kind: Any, flag: str, text: str, panel: str, default: Any) -> inspect.Parameter:
+    option = typer.Option(flag, help=text, rich_help_panel=panel, show_default=False)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+
+
+def _train_one(name: str, data: str, options: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    from rltool.training.train import train
+
+    run = train(name, data, progress=not quiet and not as_json, **options)
+    if as_json:
+        print(json.dumps({"run": str(run.path), **run.summary}))
+    if not run.summary["finished"]:
+        if not as_json:
+            print(f"stopped at timestep {run.summary['total_timesteps']:,}; go on with: rltool resume {run.path}")
+        raise typer.Exit(1)
+    if not as_json and not quiet:
+        report(run)
+
+
+def report(run: Any) -> None:
+    """Say how a run ended, and what can be done with it."""
+    summary = run.summary
+    result = summary.get("mean_return")
+    print(
+        f"{summary['total_timesteps']:,} timesteps in {summary['seconds']:.1f} s "
+        f"({summary['timesteps_per_second']:,.0f}/s)"
+        + (f", best return {result:.1f}" if result is not None else "")
+        + f"\nwatch it:  rltool eval {run.path} --render human\nfilm it:   rltool eval {run.path} --video"
+    )
+
+
+def _train_seeds(name: str, data: str, seeds: str, options: dict[str, Any], as_json: bool) -> None:
+    from rltool.cli.seeds import parse_seeds, train_seeds
+
+    if "seed" in options:
+        raise UserError("give either --seed or --seeds, not both")
+    train_seeds(name, data, parse_seeds(seeds), options, as_json)

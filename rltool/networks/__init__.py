@@ -1,0 +1,48 @@
+"""Backbones, heads and layers: pure modules over spaces and shapes that know nothing of any task."""
+
+from typing import TYPE_CHECKING
+
+from rltool.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from rltool.networks.backbone import Backbone as Backbone
+    from rltool.networks.backbone import build_backbone as build_backbone
+    from rltool.networks.backbone import is_image as is_image
+    from rltool.networks.backbone import list_backbones as list_backbones
+    from rltool.networks.backbone import register_backbone as register_backbone
+    from rltool.networks.cnn import CNN as CNN
+    from rltool.networks.cnn import IMPALA as IMPALA
+    from rltool.networks.config import BackboneConfig as BackboneConfig
+    from rltool.networks.distributions import Categorical as Categorical
+    from rltool.networks.distributions import DiagonalGaussian as DiagonalGaussian
+    from rltool.networks.distributions import Distribution as Distribution
+    from rltool.networks.heads import ActionHead as ActionHead
+    from rltool.networks.heads import CategoricalHead as CategoricalHead
+    from rltool.networks.heads import GaussianHead as GaussianHead
+    from rltool.networks.heads import GSDEHead as GSDEHead
+    from rltool.networks.heads import ValueHead as ValueHead
+    from rltool.networks.heads import build_action_head as build_action_head
+    from rltool.networks.initialization import initialize as initialize
+    from rltool.networks.mlp import MLP as MLP
+    from rltool.networks.normalization import RunningNorm as RunningNorm
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "backbone": ["Backbone", "build_backbone", "is_image", "list_backbones", "register_backbone"],
+        "cnn": ["CNN", "IMPALA"],
+        "config": ["BackboneConfig"],
+        "distributions": ["Categorical", "DiagonalGaussian", "Distribution"],
+        "heads": [
+            "ActionHead",
+            "CategoricalHead",
+            "GSDEHead",
+            "GaussianHead",
+            "ValueHead",
+            "build_action_head",
+        ],
+        "initialization": ["initialize"],
+        "mlp": ["MLP"],
+        "normalization": ["RunningNorm"],
+    },
+)

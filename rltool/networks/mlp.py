@@ -1,0 +1,89 @@
+"""The multi-layer perceptron: the backbone for vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from rltool.errors import UserError
+from rltool.networks.backbone import Backbone, NumpyFunction
+from rltool.networks.config import BackboneConfig
+from rltool.networks.initialization import initialize
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "leaky_relu": nn.LeakyReLU,
+}
+NUMPY_ACTIVATIONS: dict[str, NumpyFunction] = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0, out=x),
+    "leaky_relu": lambda x: np.maximum(x, np.float32(0.01) * x),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+}
+
+
+def linear_as_numpy(layer: nn.Linear) -> tuple[np.ndarray, np.ndarray]:
+    """Views `(in, out)` and `(out,)` of a linear layer's weight and bias: `x @ weight + bias` is the layer."""
+    return layer.weight.detach().numpy().T, layer.bias.detach().numpy()
+
+
+def build_hidden_layers(config: BackboneConfig, in_features: int, sizes: Sequence[int]) -> tuple[nn.Sequential, int]:
+    """Linear, (layer norm,) activation(, dropout) for each size; also returns the last width."""
+    layers: list[nn.Module] = []
+    for size in sizes:
+        layers.append(nn.Linear(in_features, size))
+        if config.layer_norm:
+            layers.append(nn.LayerNorm(size))
+        layers.append(ACTIVATIONS[config.activation]())
+        if config.dropout:
+            layers.append(nn.Dropout(config.dropout))
+        in_features = size
+    return nn.Sequential(*layers), in_features
+
+
+class MLP(Backbone):
+    """Fully connected layers over the flattened observation; a Discrete observation comes in as a one-hot vector."""
+
+    def __init__(self, config: BackboneConfig, space: gym.Space) -> None:
+        if not isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
+            raise UserError(f"the mlp backbone reads Box and Discrete observations, not {space}")
+        in_features = int(space.n) if isinstance(space, gym.spaces.Discrete) else int(np.prod(space.shape))
+        layers, out_features = build_hidden_layers(config, in_features, config.hidden_sizes)
+        super().__init__(space, out_features)
+        self.config = config
+        self.layers = layers
+        self.one_hot_from = int(space.start) if isinstance(space, gym.spaces.Discrete) else None
+        self.in_features = in_features
+        initialize(self, config.init)
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        if self.one_hot_from is not None:
+            return self.layers(F.one_hot(observations - self.one_hot_from, self.in_features).float())
+        return self.layers(observations.flatten(1).float())
+
+    def as_numpy(self) -> NumpyFunction:
+        activation = NUMPY_ACTIVATIONS.get(self.config.activation)
+        on_cpu = all(p.device.type == "cpu" for p in self.parameters())
+        if activation is None or self.config.layer_norm or self.one_hot_from is not None or not on_cpu:
+            return super().as_numpy()
+        weights = [linear_as_numpy(layer) for layer in self.layers if isinstance(layer, nn.Linear)]
+
+        def infer(observations: np.ndarray) -> np.ndarray:
+            x = observations.reshape(len(observations), -1).astype(np.float32, copy=False)
+            for weight, bias in weights:
+                x = x @ weight
+                x += bias
+                x = activation(x)
+            return x
+
+        return infer

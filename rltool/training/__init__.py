@@ -1,0 +1,1 @@
+"""What every method shares: registry, run folder, checkpoint, loggers, progress, schedules, optimizers."""

@@ -1,0 +1,29 @@
+"""Typed options of a run, the same for every method."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+
+
+class RunConfig(BaseModel):
+    """How long, where and how closely watched; nothing here changes what is learned but the budget and the seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    total_timesteps: PositiveInt = Field(100_000, description="Budget, summed over environments.")
+    seed: NonNegativeInt = Field(0, description="Seeds weights, environments and exploration.")
+    device: str = Field("cpu", description="Where tensors live: cpu or cuda.")
+    threads: PositiveInt = Field(1, description="Threads of PyTorch; small networks are fastest with one.")
+    log_freq: PositiveInt = Field(2_000, description="Timesteps between two rows of metrics.csv.")
+    eval_freq: NonNegativeInt = Field(20_000, description="Timesteps between two evaluations; 0: never.")
+    eval_episodes: PositiveInt = Field(10, description="Episodes of an evaluation.")
+    save_freq: NonNegativeInt = Field(50_000, description="Timesteps between two checkpoints; 0: only at the end.")
+    run_dir: str = Field("runs", description="Folder that runs are put in.")
+    name: str | None = Field(None, description="Name of the run's folder; by default <method>-<data>-<number>.")
+    preset: str = Field(
+        "auto", description="Tuned options to start from: auto (those for this environment), none, or an environment."
+    )
+    track: Literal["tensorboard"] | None = Field(None, description="Also write metrics for tensorboard.")
+    env_kwargs: dict[str, Any] = Field({}, description="Arguments of the environment's constructor.")

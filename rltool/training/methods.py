@@ -1,0 +1,44 @@
+"""The methods that `rltool train` knows.
+
+Installed packages add theirs through the entry-point group `rltool.methods`, each naming a `Method`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rltool.registry import Registry
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+METHODS = Registry("method", group="rltool.methods")
+METHODS.add("reinforce", "rltool.agents.methods:reinforce", "policy gradient on whole episodes, five ways of credit")
+METHODS.add("a2c", "rltool.agents.methods:a2c", "advantage actor-critic: one gradient step per short rollout")
+METHODS.add("ppo", "rltool.agents.methods:ppo", "proximal policy optimization with the clipped objective")
+
+
+@dataclass(frozen=True)
+class Method:
+    """What `rltool train` needs to know of a method; free of torch until `build`.
+
+    Attributes:
+        config: Its options.
+        learner: `module:Class`; called as `Class(data, config, seed=, device=, env_kwargs=)`. Its objects have
+            `learn`, `save`, `checkpoint`, `restore` and `evaluate`, as `rltool.agents.OnPolicyAgent` has.
+        data: What it is trained on, as shown in help: "ENV".
+        presets: Tuned options by DATA; they may set options of the run, too.
+    """
+
+    config: type[BaseModel]
+    learner: str
+    data: str = "ENV"
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def learner_class(self) -> Any:
+        """Import the learner's class."""
+        module, _, name = self.learner.partition(":")
+        return getattr(importlib.import_module(module), name)

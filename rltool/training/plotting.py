@@ -1,0 +1,118 @@
+"""Learning curves as PNG files."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rltool.errors import UserError
+from rltool.training.run import Run
+from rltool.training.statistics import bootstrap_interval, iqm
+
+Curve = tuple[np.ndarray, np.ndarray]
+
+
+def curve(run: Run, metric: str) -> Curve:
+    """Timesteps and values of one metric; rows without it are left out."""
+    points = [(row["time/total_timesteps"], row[metric]) for row in run.metrics if metric in row]
+    return np.array([p[0] for p in points]), np.array([p[1] for p in points])
+
+
+def _axes(title: str, ylabel: str) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel="timesteps", ylabel=ylabel)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M" if x >= 1e6 else f"{x / 1e3:g}k" if x else "0")
+    return figure, axes
+
+
+def draw_learning_curve(run: Run) -> Path:
+    """Draw `learning_curve.png`: return of training episodes, and of evaluations."""
+    figure, axes = _axes(f"{run.method} on {run.data}", "return")
+    steps, returns = curve(run, "rollout/ep_rew_mean")
+    axes.plot(steps, returns, label="training (last 100 episodes)")
+    steps, returns = curve(run, "eval/mean_return")
+    if len(steps):
+        axes.plot(steps, returns, "o-", markersize=4, label=f"evaluation ({run.options.eval_episodes} episodes)")
+    axes.legend(frameon=False)
+    path = run.path / "learning_curve.png"
+    figure.savefig(path)
+    return path
+
+
+def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs that differ in nothing but seed and place, under a label that tells the groups apart."""
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        key = repr((run.method, run.data, sorted(run.config["config"].items(), key=str), run.config["run"].get("env_kwargs")))
+        groups[key].append(run)
+    members = list(groups.values())
+    configs = [{"method": g[0].method, "data": g[0].data, **g[0].config["config"]} for g in members]
+    names = ["method"]
+    names += [n for n in dict.fromkeys(k for c in configs for k in c) if n != "method" and len({str(c.get(n)) for c in configs}) > 1]
+    shown = names if len({c["method"] for c in configs}) > 1 or len(names) == 1 else names[1:]
+    labels = []
+    for config in configs:
+        label = ", ".join(str(config[n]) if n in ("method", "data", "credit") else f"{n} {config[n]}" for n in shown[:4] if n in config)
+        while label in labels:
+            label += "'"
+        labels.append(label)
+    return dict(zip(labels, members, strict=True))
+
+
+def plot_runs(
+    runs: Sequence[Run], out: Path, metric: str = "rollout/ep_rew_mean", statistic: str = "mean", x: str = "timesteps"
+) -> Path:
+    """Draw several runs into one picture; runs that differ only in their seed become one curve with an interval.
+
+    Args:
+        runs: The runs.
+        out: The picture: .png, .svg or .pdf.
+        metric: A column of `metrics.csv`.
+        statistic: `mean` or `iqm` over seeds; the band is a 95% bootstrap interval.
+        x: `timesteps` or `seconds`.
+
+    Raises:
+        UserError: No run has this metric.
+    """
+    if not any(metric in row for run in runs for row in run.metrics):
+        columns = sorted({name for run in runs for row in run.metrics for name in row})
+        raise UserError(f"no run has the metric '{metric}'; there are {', '.join(columns) or 'none'}")
+    figure, axes = _axes("", metric)
+    axes.set_title(", ".join(sorted({run.data for run in runs})))
+    if x == "seconds":
+        axes.set_xlabel("seconds")
+        axes.xaxis.set_major_formatter("{x:g}")
+    for label, members in group_runs(runs).items():
+        curves = [curve(run, metric) for run in members]
+        if x == "seconds":
+            clocks = [dict(zip(*curve(run, "time/time_elapsed"), strict=True)) for run in members]
+            curves = [(np.array([clock[s] for s in c[0]]), c[1]) for c, clock in zip(curves, clocks, strict=True)]
+        curves = [c for c in curves if len(c[0])]
+        if not curves:
+            continue
+        if len(curves) == 1:
+            axes.plot(*curves[0], label=label)
+            continue
+        start, end = max(c[0][0] for c in curves), min(c[0][-1] for c in curves)
+        grid = np.linspace(start, end, 200)
+        values = np.stack([np.interp(grid, *c) for c in curves])
+        center = values.mean(0) if statistic == "mean" else np.array([iqm(v) for v in values.T])
+        low, high = np.array([bootstrap_interval(v, np.mean if statistic == "mean" else iqm, samples=300) for v in values.T]).T
+        (line,) = axes.plot(grid, center, label=f"{label} ({len(curves)} seeds)")
+        axes.fill_between(grid, low, high, alpha=0.2, color=line.get_color(), linewidth=0)
+    axes.legend(frameon=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)
+    return out

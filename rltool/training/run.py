@@ -1,0 +1,225 @@
+"""The run: a folder that is complete by itself. Nothing in it is executable."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rltool.errors import UserError
+from rltool.training.checkpoint import disk_error, write_atomically
+from rltool.training.config import RunConfig
+from rltool.training.loggers import Row, read_metrics
+from rltool.training.methods import METHODS
+from rltool.validation import validate
+
+PACKAGES = ("rltool", "torch", "numpy", "gymnasium")
+
+
+class Run:
+    """A training run on disk.
+
+    Attributes:
+        path: The folder.
+        config: What `config.json` holds: method, data, all options, versions, command.
+
+    Raises:
+        UserError: The folder is missing, half-written or not a run.
+
+    Example:
+        >>> run = Run("runs/ppo-CartPole-v1-1")  # doctest: +SKIP
+        >>> run.summary["mean_return"]  # doctest: +SKIP
+        500.0
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = resolve_run(path)
+        self.config: dict[str, Any] = self._read_json("config.json")
+        missing = [key for key in ("method", "data", "run", "config") if key not in self.config]
+        if missing:
+            raise UserError(f"{self.path}/config.json is not a run's (it lacks {', '.join(missing)})")
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return str(self.config["method"])
+
+    @property
+    def data(self) -> str:
+        """What it was trained on: an environment id."""
+        return str(self.config["data"])
+
+    @property
+    def options(self) -> RunConfig:
+        """The run's options, validated."""
+        return validate(RunConfig, self.config["run"])
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds; empty while the run is going on."""
+        return self._read_json("summary.json") if (self.path / "summary.json").exists() else {}
+
+    @property
+    def metrics(self) -> list[Row]:
+        """Rows of `metrics.csv`."""
+        return read_metrics(self.path / "metrics.csv")
+
+    @cached_property
+    def agent(self) -> Any:
+        """The trained agent, with the weights of `model.safetensors` (the best evaluated)."""
+        learner_class = METHODS[self.method].load().learner_class()
+        return learner_class.load(self.path / "model.safetensors", device=self.options.device)
+
+    @property
+    def model(self) -> Any:
+        """The same as `agent`, for methods that train no agent."""
+        return self.agent
+
+    def build(self) -> Any:
+        """A fresh, untrained learner with this run's options."""
+        method, options = METHODS[self.method].load(), self.options
+        return method.learner_class()(
+            self.data,
+            validate(method.config, self.config["config"]),
+            seed=options.seed,
+            device=options.device,
+            env_kwargs=options.env_kwargs,
+        )
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoint files, oldest first."""
+        return sorted((self.path / "checkpoints").glob("*.safetensors"))
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        """Write a JSON file into the folder, atomically."""
+        write_atomically(self.path / name, (json.dumps(value, indent=2) + "\n").encode())
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        file = self.path / name
+        try:
+            value = json.loads(file.read_text())
+        except FileNotFoundError:
+            raise UserError(f"{self.path} is not a run: it has no {name}") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read ({error}); the run is damaged") from None
+        if not isinstance(value, dict):
+            raise UserError(f"{file} does not hold a JSON object; the run is damaged")
+        return value
+
+
+def load(path: str | Path) -> Run:
+    """Open a run: its folder, its name in `runs/`, or `latest`.
+
+    Raises:
+        UserError: There is none, or it is damaged.
+
+    Example:
+        >>> load(trained.path).agent.predict(np.zeros(4, np.float32), deterministic=True)[0] in (0, 1)
+        True
+    """
+    return Run(path)
+
+
+def resolve_run(path: str | Path, run_dir: str = "runs") -> Path:
+    """The folder a user means: a path, the name of a run in `runs/`, or `latest`.
+
+    Raises:
+        UserError: There is none.
+    """
+    for candidate in (Path(path), Path(run_dir) / path):
+        if candidate.is_dir():
+            return candidate.resolve()
+    known = sorted(p.parent.name for p in Path(run_dir).glob("*/config.json") if not p.parent.is_symlink())
+    hint = f"; {run_dir}/ has {', '.join(known[-5:])}" if known else "; train one with: rltool train a2c CartPole-v1"
+    raise UserError(f"there is no run {path}{hint}")
+
+
+def sanitize(name: str) -> str:
+    """A name that is a plain folder name everywhere."""
+    return re.sub(r"[:/~@>\s\\]", "-", name)
+
+
+def create_run(method: str, data: str, options: RunConfig, config: dict[str, Any]) -> Run:
+    """Make a new run folder with its `config.json`.
+
+    Raises:
+        UserError: The name is taken, or the folder cannot be made.
+    """
+    parent = Path(options.run_dir)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        if options.name is not None:
+            path = parent / sanitize(options.name)
+            if path.exists():
+                raise UserError(f"{path} exists; choose another --name, or go on with: rltool resume {path}")
+            path.mkdir()
+        else:
+            path = _next_free(parent, sanitize(f"{method}-{data}"))
+        (path / "checkpoints").mkdir()
+        write_atomically(
+            path / "config.json",
+            (
+                json.dumps(
+                    {
+                        "method": method,
+                        "data": data,
+                        "run": options.model_dump(mode="json"),
+                        "config": config,
+                        "command": " ".join(sys.argv),
+                        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+                        "git": _git_hash(),
+                    },
+                    indent=2,
+                )
+                + "\n"
+            ).encode(),
+        )
+    except OSError as error:
+        raise UserError(str(disk_error(parent, error))) from None
+    _point_latest(parent, path)
+    return Run(path)
+
+
+def _next_free(parent: Path, stem: str) -> Path:
+    taken = [int(m[1]) for p in parent.iterdir() if (m := re.fullmatch(re.escape(stem) + r"-(\d+)", p.name))]
+    k = max(taken, default=0) + 1
+    while True:
+        try:
+            (parent / f"{stem}-{k}").mkdir()
+            return parent / f"{stem}-{k}"
+        except FileExistsError:  # Another process took it a moment ago.
+            k += 1
+
+
+def _point_latest(parent: Path, path: Path) -> None:
+    temporary = parent / f".latest.{os.getpid()}"
+    try:
+        temporary.symlink_to(path.name, target_is_directory=True)
+        os.replace(temporary, parent / "latest")
+    except OSError:  # A convenience: some file systems have no links.
+        temporary.unlink(missing_ok=True)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _git_hash() -> str | None:
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
