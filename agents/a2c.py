@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from rltool.agents.advantages import gae
-from rltool.agents.agent import OnPolicyAgent
+from rltool.agents.agent import OnPolicyAgent, UpdateMetrics
 from rltool.agents.config import A2CConfig
 from rltool.agents.rollout import Rollout
 
@@ -17,7 +17,7 @@ class A2C(OnPolicyAgent):
     config_class = A2CConfig
     config: A2CConfig
 
-    def update(self, rollout: Rollout) -> dict[str, torch.Tensor | float]:
+    def update(self, rollout: Rollout) -> UpdateMetrics:
         config = self.config
         distribution, values = self.policy(self.tensor(rollout.observations[:-1]))
         with torch.no_grad():

@@ -11,20 +11,21 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from rltool.agents.config import OnPolicyConfig, PolicyConfig
+from rltool.agents.config import OnPolicyConfig
 from rltool.agents.evaluation import evaluate
 from rltool.agents.policy import Policy, environment_actions
 from rltool.agents.rollout import Rollout, RolloutCollector
 from rltool.envs import get_env_state, make_vector_env, set_env_state
-from rltool.errors import TrainingError, UserError
+from rltool.errors import UserError
 from rltool.networks import RunningNorm
 from rltool.training.checkpoint import State, load_state, save_state
 from rltool.training.optimizers import OPTIMIZERS
-from rltool.training.spaces import space_from_json, space_to_json
+from rltool.training.spaces import space_to_json
 from rltool.validation import validate
 
 Metrics = dict[str, float]
-Callback = Callable[["OnPolicyAgent", Metrics], bool | None]
+UpdateMetrics = dict[str, torch.Tensor | float]
+Callback = Callable[["OnPolicyAgent", UpdateMetrics], bool | None]
 
 
 def _device(name: str) -> torch.device:
@@ -179,7 +180,7 @@ class OnPolicyAgent(Agent):
 
     # Training
 
-    def update(self, rollout: Rollout) -> dict[str, torch.Tensor | float]:
+    def update(self, rollout: Rollout) -> UpdateMetrics:
         """Improve the policy on one rollout; returns the update's metrics by their `train/` names."""
         raise TypeError(f"{type(self).__name__} lacks an update")
 
@@ -221,7 +222,9 @@ class OnPolicyAgent(Agent):
             torch.set_rng_state(self.torch_rng)
             while self.timesteps < total_timesteps:
                 remaining = -(-(total_timesteps - self.timesteps) // self.env.num_envs)
-                self.optimizer.learning_rate = self.schedule(self.config.learning_rate, self.config.learning_rate_schedule)
+                self.optimizer.learning_rate = self.schedule(
+                    self.config.learning_rate, self.config.learning_rate_schedule
+                )
                 rollout = self.collect(remaining)
                 self.timesteps += rollout.rewards.size
                 if self.return_scaler is not None:
@@ -230,7 +233,8 @@ class OnPolicyAgent(Agent):
                 self.updates += 1
                 self._observe(rollout.observations[:-1][rollout.valid])
                 self.torch_rng = torch.get_rng_state()
-                if any([each(self, metrics) is False for each in callbacks]):
+                answers = [each(self, metrics) for each in callbacks]  # All are asked before any is obeyed.
+                if False in answers:
                     break
         return self
 

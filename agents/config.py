@@ -96,7 +96,8 @@ class PPOConfig(OnPolicyConfig):
         None, description="Values may move this far from the old ones in an update (none: freely)."
     )
     target_kl: PositiveFloat | None = Field(
-        None, description="An update ends early when the approximate KL divergence exceeds 1.5 times this (none: never)."
+        None,
+        description="An update ends early when the approximate KL divergence exceeds 1.5 times this (none: never).",
     )
     vf_coef: NonNegativeFloat = Field(0.5, description="Weight of the value loss.")
     normalize_advantages: bool = Field(True, description="Shift and scale each minibatch's advantages to (0, 1).")

@@ -92,7 +92,11 @@ def evaluate(
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, not {episodes}")
     owned = isinstance(env, str)
-    envs = make_vector_env(env, num_envs or min(episodes, 32), seed=seed, **(env_kwargs or {})) if isinstance(env, str) else env
+    envs = (
+        make_vector_env(env, num_envs or min(episodes, 32), seed=seed, **(env_kwargs or {}))
+        if isinstance(env, str)
+        else env
+    )
     try:
         return _play(agent, envs, episodes, seed, deterministic)
     finally:
@@ -194,6 +198,8 @@ def check_spaces(agent: Any, env_id: str, env_kwargs: Mapping[str, Any] | None =
         for name in ("observation_space", "action_space"):
             mine, theirs = getattr(agent, name, None), getattr(env, name)
             if mine is not None and (type(mine) is not type(theirs) or mine.shape != theirs.shape):
-                raise UserError(f"{env_id} does not fit this agent: its {name.replace('_', ' ')} is {theirs}, not {mine}")
+                raise UserError(
+                    f"{env_id} does not fit this agent: its {name.replace('_', ' ')} is {theirs}, not {mine}"
+                )
     finally:
         env.close()

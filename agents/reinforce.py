@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from rltool.agents.advantages import discounted_returns
-from rltool.agents.agent import OnPolicyAgent
+from rltool.agents.agent import OnPolicyAgent, UpdateMetrics
 from rltool.agents.config import REINFORCEConfig
 from rltool.agents.rollout import Rollout
 
@@ -24,7 +24,7 @@ class REINFORCE(OnPolicyAgent):
     def collect(self, max_steps: int) -> Rollout:
         return self.collector.collect_episodes(self.policy.actor(self.rng), self.config.num_steps, max_steps)
 
-    def update(self, rollout: Rollout) -> dict[str, torch.Tensor | float]:
+    def update(self, rollout: Rollout) -> UpdateMetrics:
         config, valid = self.config, rollout.valid
         if not valid.any():  # The budget cut every episode.
             return {}

@@ -175,7 +175,7 @@ class RolloutCollector:
     def _run(self, act: Actor, num_steps: int, stop: Callable[[int, np.ndarray], bool] | None = None) -> Rollout:
         if self.observation is None:
             self.reset()
-        env, next_step = self.env, self.autoreset_mode is AutoresetMode.NEXT_STEP
+        next_step = self.autoreset_mode is AutoresetMode.NEXT_STEP
         observations = self._observation_storage(num_steps + 1)
         rewards = np.empty((num_steps, self.num_envs), np.float32)
         terminated = np.empty((num_steps, self.num_envs), bool)
@@ -237,7 +237,9 @@ class RolloutCollector:
         for what, array in (("observation", observations), ("reward", rewards)):
             # A sum is finite only if every term is: one pass, no temporary.
             if array.dtype.kind == "f" and not np.isfinite(array.sum()) and not np.isfinite(array).all():
-                raise TrainingError(f"the environment returned a {what} that is not a finite number; mend it and resume")
+                raise TrainingError(
+                    f"the environment returned a {what} that is not a finite number; mend it and resume"
+                )
 
     def _observation_storage(self, rows: int) -> np.ndarray:
         if self._storage is None or len(self._storage) < rows:

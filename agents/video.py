@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,10 +68,19 @@ def film(
 
     if "mp4" in kinds:
         find_ffmpeg()
+    if not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))) and sys.platform == "linux":
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame looks for a screen even to draw in memory.
     try:
         folder.mkdir(parents=True, exist_ok=True)
         result = watch(
-            agent, env_id, episodes, seed, deterministic, render_mode="rgb_array", on_frame=on_frame, env_kwargs=env_kwargs
+            agent,
+            env_id,
+            episodes,
+            seed,
+            deterministic,
+            render_mode="rgb_array",
+            on_frame=on_frame,
+            env_kwargs=env_kwargs,
         )
         finish(current)
     except OSError as error:
@@ -108,7 +119,9 @@ def write_video(file: Path, frames: Sequence[np.ndarray], fps: int) -> None:
 
         step = max(1, round(fps / GIF_FPS))
         images = [Image.fromarray(f).quantize(64) for f in frames[::step]]
-        images[0].save(file, save_all=True, append_images=images[1:], duration=round(1000 * step / fps), loop=0, optimize=True)
+        images[0].save(
+            file, save_all=True, append_images=images[1:], duration=round(1000 * step / fps), loop=0, optimize=True
+        )
         return
     import imageio_ffmpeg
 

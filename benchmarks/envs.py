@@ -28,15 +28,13 @@ ENV_IDS = ("Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum
 NUM_ENVS = (8, 64)
 
 
-class Idle(gym.Env[np.ndarray, int]):
+class Idle(gym.Env):
     """An environment whose step takes no time: what remains is the vector environment's own cost."""
 
     observation_space = gym.spaces.Box(-1, 1, (8,), np.float32)
     action_space = gym.spaces.Discrete(2)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Return zeros."""
         return np.zeros(8, np.float32), {}
 

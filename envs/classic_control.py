@@ -410,9 +410,7 @@ class MountainCarVectorEnv(_DiscreteActions):
         goal_velocity: float = 0,
     ) -> None:
         """See `ClassicControlVectorEnv`; `goal_velocity` is the least velocity at which the goal counts."""
-        super().__init__(
-            num_envs, max_episode_steps, render_mode, autoreset_mode, goal_velocity=goal_velocity
-        )
+        super().__init__(num_envs, max_episode_steps, render_mode, autoreset_mode, goal_velocity=goal_velocity)
         self.goal_velocity = goal_velocity
 
     def _sample(self, count: int, options: dict[str, Any]) -> Floats:
@@ -455,9 +453,7 @@ class MountainCarContinuousVectorEnv(_ContinuousActions):
         goal_velocity: float = 0,
     ) -> None:
         """See `ClassicControlVectorEnv`; `goal_velocity` is the least velocity at which the goal counts."""
-        super().__init__(
-            num_envs, max_episode_steps, render_mode, autoreset_mode, goal_velocity=goal_velocity
-        )
+        super().__init__(num_envs, max_episode_steps, render_mode, autoreset_mode, goal_velocity=goal_velocity)
         self.goal_velocity = goal_velocity
 
     def _sample(self, count: int, options: dict[str, Any]) -> Floats:
@@ -467,9 +463,7 @@ class MountainCarContinuousVectorEnv(_ContinuousActions):
     def _transition(self, actions: NDArray[Any]) -> tuple[Floats, Bools]:
         position, velocity = self._state
         action = actions[:, 0]
-        slope = self.gravity * np.cos(
-            3 * position, dtype=np.float64
-        )  # rounded after the product, like the original
+        slope = self.gravity * np.cos(3 * position, dtype=np.float64)  # rounded after the product, like the original
         acceleration = self.power * action.clip(-1.0, 1.0) - slope.astype(position.dtype)
         velocity = (velocity + acceleration).clip(-self.max_speed, self.max_speed)
         position = (position + velocity).clip(self.min_position, self.max_position)
@@ -514,12 +508,12 @@ class PendulumVectorEnv(_ContinuousActions):
 
     def _transition(self, actions: NDArray[Any]) -> tuple[Floats, Bools]:
         angle, velocity = self._state
-        m, l, dt = self.mass, self.length, self.dt
+        m, length, dt = self.mass, self.length, self.dt
         torque = actions[:, 0].clip(-self.max_torque, self.max_torque)
         wrapped = angle - 2 * math.pi * np.rint(angle / (2 * math.pi))
         rewards = -(wrapped**2) - 0.1 * velocity**2 - 0.001 * torque**2
 
-        acceleration = 3 * self.g / (2 * l) * np.sin(angle) + 3 / (m * l**2) * torque
+        acceleration = 3 * self.g / (2 * length) * np.sin(angle) + 3 / (m * length**2) * torque
         velocity = (velocity + acceleration * dt).clip(-self.max_speed, self.max_speed)
         self.state = np.array((angle + velocity * dt, velocity))
         return rewards, np.zeros(self.num_envs, np.bool_)

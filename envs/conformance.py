@@ -97,9 +97,7 @@ def _check_mode(
             )
 
             if not ends.any():
-                final = (
-                    _final_observations(env, step) if mode is AutoresetMode.SAME_STEP else step.observations
-                )
+                final = _final_observations(env, step) if mode is AutoresetMode.SAME_STEP else step.observations
                 first_episode.append(copy.deepcopy((final, *step[1:4])))
             resetting = ended if mode is AutoresetMode.NEXT_STEP else np.zeros_like(ended)
             if resetting.any():
@@ -177,11 +175,7 @@ def _check_step(env: AnyVectorEnv, step: _Step) -> None:
         ("terminated", step.terminated, np.bool_),
         ("truncated", step.truncated, np.bool_),
     ):
-        good = (
-            isinstance(array, np.ndarray)
-            and array.shape == (env.num_envs,)
-            and np.issubdtype(array.dtype, kind)
-        )
+        good = isinstance(array, np.ndarray) and array.shape == (env.num_envs,) and np.issubdtype(array.dtype, kind)
         _expect(good, f"{name} must be a {kind.__name__} array of shape ({env.num_envs},), not {array!r}")
     _expect(isinstance(step.infos, dict), "step must return a dict of infos")
 
@@ -210,9 +204,7 @@ def _final_observations(env: AnyVectorEnv, step: _Step) -> Any:
         return step.observations
     rows = [
         final if done else row
-        for row, final, done in zip(
-            _rows(env, step.observations), step.infos["final_obs"], step.done, strict=True
-        )
+        for row, final, done in zip(_rows(env, step.observations), step.infos["final_obs"], step.done, strict=True)
     ]
     out: Any = create_empty_array(env.single_observation_space, len(rows))
     return concatenate(env.single_observation_space, rows, out)

@@ -58,7 +58,7 @@ INSTALLS = {
 }
 
 # What AsyncVectorEnv adds to a step for each environment: pipes, pickling and waking the worker. Measured by
-# `python benchmarks/envs.py`: 60 to 120 microseconds on two cores of an AMD EPYC.
+# `python benchmarks/envs.py`: 40 to 120 microseconds on two cores of an AMD EPYC, more when they are busy.
 ASYNC_OVERHEAD = 80e-6
 # Worker processes cost memory and start-up time, so they have to win clearly.
 ASYNC_MUST_TAKE_LESS_THAN = 0.75
@@ -114,9 +114,7 @@ def make_vector_env(
 
     with _user_errors(spec, options):
         _check_options(spec, options)
-        batched = (
-            None if wrappers or vectorization in ("sync", "async") else _batched_form(spec, mode, options)
-        )
+        batched = None if wrappers or vectorization in ("sync", "async") else _batched_form(spec, mode, options)
         if batched is not None:
             if mode is not None and _takes(batched, ["autoreset_mode"]):
                 options["autoreset_mode"] = mode
@@ -232,9 +230,7 @@ def _import_module(module: str, env_id: str) -> None:
             ) from error
         raise UserError(f"importing '{module}' for '{env_id}' failed, {error}; install that first") from error
     except Exception as error:
-        raise UserError(
-            f"importing '{module}' for '{env_id}' failed, {type(error).__name__}: {error}"
-        ) from error
+        raise UserError(f"importing '{module}' for '{env_id}' failed, {type(error).__name__}: {error}") from error
 
 
 # Checking the arguments.
@@ -266,17 +262,13 @@ def _check_options(spec: EnvSpec, options: Mapping[str, Any]) -> None:
     if unknown:
         names = [name for name in inspect.signature(creator).parameters if name != "render_mode"]
         wrong = ", ".join(f"'{name}'" for name in unknown)
-        raise UserError(
-            f"environment '{spec.id}' has no option {wrong}; its options are {', '.join(names) or 'none'}"
-        )
+        raise UserError(f"environment '{spec.id}' has no option {wrong}; its options are {', '.join(names) or 'none'}")
 
     mode, modes = options.get("render_mode"), _metadata(creator).get("render_modes")
     if mode is None or not modes:
         return
     if mode not in (*modes, *(f"{name}_list" for name in modes), *["human"] * ("rgb_array" in modes)):
-        raise UserError(
-            f"environment '{spec.id}' cannot render as '{mode}'; choose one of {', '.join(modes)}"
-        )
+        raise UserError(f"environment '{spec.id}' cannot render as '{mode}'; choose one of {', '.join(modes)}")
     if mode == "human" and sys.platform.startswith("linux"):
         if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")):
             raise UserError(
@@ -309,9 +301,7 @@ def _user_errors(spec: EnvSpec, options: Mapping[str, Any]) -> Iterator[None]:
         yield
     except (ImportError, DependencyNotInstalled) as error:
         entry_point = str(spec.entry_point)
-        install = next(
-            (install for start, install in INSTALLS.items() if entry_point.startswith(start)), None
-        )
+        install = next((install for start, install in INSTALLS.items() if entry_point.startswith(start)), None)
         advice = f'pip install "{install}"' if install else str(error)
         raise UserError(f"environment '{spec.id}' needs a package that is not installed: {advice}") from error
     except gym.error.Error as error:
@@ -322,9 +312,7 @@ def _user_errors(spec: EnvSpec, options: Mapping[str, Any]) -> Iterator[None]:
             raise UserError(f"environment '{spec.id}' has no option '{found[1]}'") from error
         found = re.search(r"missing \d+ required .*arguments?: (.*?)( was raised|$)", str(error))
         if found:
-            raise UserError(
-                f"environment '{spec.id}' cannot be made without its option {found[1]}"
-            ) from error
+            raise UserError(f"environment '{spec.id}' cannot be made without its option {found[1]}") from error
         raise
 
 
@@ -354,7 +342,7 @@ def _batched_form(
     default = _metadata(creator).get("autoreset_mode", AutoresetMode.NEXT_STEP)
     if mode not in (None, default) and not _takes(creator, ["autoreset_mode"]):
         return None
-    return name  # type: ignore[no-any-return]
+    return name
 
 
 def _sync_or_async(

@@ -24,7 +24,7 @@ def get_env_state(env: VectorEnv[Any, Any, Any]) -> dict[str, Any] | None:
     """
     base = env.unwrapped
     if hasattr(base, "get_state") and hasattr(base, "set_state"):
-        return base.get_state()  # type: ignore[no-any-return]
+        return base.get_state()
     if type(base) is CartPoleVectorEnv:
         state = {name: _copy(getattr(base, name)) for name in _CARTPOLE_ATTRIBUTES}
         return state | {"np_random": base.np_random.bit_generator.state}

@@ -20,7 +20,9 @@ def evaluate(
     episodes: Annotated[int, typer.Option("--episodes", "-e", help="Episodes to play.", min=1)] = 20,
     env: Annotated[
         str | None,
-        typer.Option("--env", help="Environment to play in.", show_default="the run's", autocompletion=complete_environment),
+        typer.Option(
+            "--env", help="Environment to play in.", show_default="the run's", autocompletion=complete_environment
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seeds environments and sampling.", min=0)] = 0,
     stochastic: Annotated[
@@ -65,13 +67,19 @@ def evaluate(
         if not json_:
             print("\n".join(f"filmed {file}" for file in files))
     elif render:
-        result = evaluation.watch(agent, env_id, episodes, seed, not stochastic, render_mode=render, env_kwargs=env_kwargs)
+        result = evaluation.watch(
+            agent, env_id, episodes, seed, not stochastic, render_mode=render, env_kwargs=env_kwargs
+        )
     else:
         result = evaluation.evaluate(agent, env_id, episodes, seed, not stochastic, env_kwargs=env_kwargs)
 
     figures = result.as_dict()
     if json_:
-        print(json.dumps({"env": env_id, **figures, "seed": seed, "deterministic": not stochastic, "returns": result.returns}))
+        print(
+            json.dumps(
+                {"env": env_id, **figures, "seed": seed, "deterministic": not stochastic, "returns": result.returns}
+            )
+        )
     else:
         print(
             f"{env_id}: return {figures['mean_return']:.2f} ± {figures['std_return']:.2f} "

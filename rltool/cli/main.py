@@ -15,7 +15,8 @@ from rltool.cli import evaluate, list_, plot, resume, train
 from rltool.errors import TrainingError, UserError
 
 # Typer carries its own click; the base of its usage errors is reached through the one class it exports.
-UsageError = typer.BadParameter.__mro__[2]
+UsageError: Any = typer.BadParameter.__mro__[2]
+
 
 class VerbGroup(TyperGroup):
     """Lists the verbs in the order in which they are used."""
@@ -55,11 +56,11 @@ def options(
     """Train agents in Gymnasium environments, watch them, measure them."""
 
 
-def fail(error: BaseException, code: int) -> NoReturn:
+def fail(error: Any, code: int) -> NoReturn:
     """Print one sentence (or, with --debug, the traceback) and end."""
     if "--debug" in sys.argv:
         raise error
-    message = " ".join(str(getattr(error, "message", error)).split())
+    message = " ".join(str(error.format_message() if isinstance(error, UsageError) else error).split())
     for note in getattr(error, "__notes__", []):
         message += f"\n{note}"
     print(f"rltool: {message}", file=sys.stderr)

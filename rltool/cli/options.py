@@ -16,7 +16,9 @@ from rltool.errors import UserError
 SHORT_FLAGS = {"total_timesteps": "-n"}
 
 
-def option_parameters(config: type[BaseModel], panel: str, skip: frozenset[str] = frozenset()) -> Iterator[inspect.Parameter]:
+def option_parameters(
+    config: type[BaseModel], panel: str, skip: frozenset[str] = frozenset()
+) -> Iterator[inspect.Parameter]:
     """A keyword parameter with a `typer.Option` for each field of a config.
 
     Every default is None, so that an option that was given can be told from one that was not; help shows the real one.
@@ -36,7 +38,9 @@ def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     option = typer.Option(
         *flags, help=field.description, show_default=_shown(field.default, kind), rich_help_panel=panel, metavar=metavar
     )
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
 
 
 def _command_line_type(annotation: Any) -> Any:
@@ -73,7 +77,9 @@ def given_options(config: type[BaseModel], values: dict[str, Any]) -> dict[str, 
             try:
                 options[name] = tuple(int(size) for size in value.split(",") if size.strip())
             except ValueError:
-                raise UserError(f"--{name.replace('_', '-')} takes whole numbers with commas, as 64,64; not '{value}'") from None
+                raise UserError(
+                    f"--{name.replace('_', '-')} takes whole numbers with commas, as 64,64; not '{value}'"
+                ) from None
     return options
 
 

@@ -13,7 +13,9 @@ from rltool.cli.completion import complete_run
 def plot(
     runs: Annotated[
         list[str],
-        typer.Argument(help="Runs; a folder of runs (as --seeds makes) stands for those in it.", autocompletion=complete_run),
+        typer.Argument(
+            help="Runs; a folder of runs (as --seeds makes) stands for those in it.", autocompletion=complete_run
+        ),
     ],
     metric: Annotated[str, typer.Option("--metric", help="A column of metrics.csv.")] = "rollout/ep_rew_mean",
     statistic: Annotated[Literal["mean", "iqm"], typer.Option("--statistic", help="What to draw over seeds.")] = "mean",
@@ -33,7 +35,9 @@ def plot(
         if (folder / "config.json").exists():
             opened.append(Run(folder))
         else:
-            members = [Run(file.parent) for file in sorted(folder.glob("*/config.json")) if not file.parent.is_symlink()]
+            members = [
+                Run(file.parent) for file in sorted(folder.glob("*/config.json")) if not file.parent.is_symlink()
+            ]
             if not members:
                 raise UserError(f"{folder} is not a run, and there is none in it")
             opened += members

@@ -75,7 +75,9 @@ def build_command(name: str) -> Any:
             ],
         ),
         *option_parameters(RunConfig, "Run", skip=frozenset({"env_kwargs"})),
-        _parameter("env_arg", list[str], "--env-arg", "Argument of the environment's constructor, as g=9.81.", "Run", []),
+        _parameter(
+            "env_arg", list[str], "--env-arg", "Argument of the environment's constructor, as g=9.81.", "Run", []
+        ),
         _parameter("seeds", str | None, "--seeds", "Train several seeds in parallel, as 0-4 or 1,3,5.", "Run", None),
         _parameter("json_", bool, "--json", "Print the summary as one JSON object.", "Run", False),
         _parameter("quiet", bool, "--quiet", "Show no progress.", "Run", False),

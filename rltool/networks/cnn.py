@@ -39,7 +39,9 @@ class ImageBackbone(Backbone):
         except RuntimeError:
             flat = 0
         if not flat:
-            raise UserError(f"images of {height} x {width} pixels are too small for the {name} backbone; take --backbone mlp")
+            raise UserError(
+                f"images of {height} x {width} pixels are too small for the {name} backbone; take --backbone mlp"
+            )
         self.linear = nn.Sequential(nn.Linear(flat, features), nn.ReLU())
         initialize(self, config.init)
 
@@ -77,7 +79,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,9 @@ from rltool.registry import Registry
 BACKBONES = Registry("backbone", group="rltool.backbones")
 BACKBONES.add("mlp", "rltool.networks.mlp:MLP", "fully connected layers, for vectors")
 BACKBONES.add("cnn", "rltool.networks.cnn:CNN", "the convolutional network of Nature-DQN, for images from 36 pixels")
-BACKBONES.add("impala", "rltool.networks.cnn:IMPALA", "the residual convolutional network of IMPALA, for images of any size")
+BACKBONES.add(
+    "impala", "rltool.networks.cnn:IMPALA", "the residual convolutional network of IMPALA, for images of any size"
+)
 
 Activation = Literal["tanh", "relu", "elu", "gelu", "silu", "leaky_relu"]
 
@@ -22,7 +24,8 @@ class BackboneConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     backbone: str = Field(
-        "auto", description="Network that reads observations (see `rltool list backbones`); auto: cnn for images, else mlp."
+        "auto",
+        description="Network that reads observations (see `rltool list backbones`); auto: cnn for images, else mlp.",
     )
     hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(max_length=32)] = Field(
         (64, 64), description="Widths of the hidden layers of the mlp, or of those behind a convolutional network."

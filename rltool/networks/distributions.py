@@ -1,4 +1,4 @@
-"""Action distributions: what heads put out. Each is a few tensor operations, no more, since every update pays for them."""
+"""Action distributions: what heads put out. Each is a few tensor operations: every update pays for them."""
 
 from __future__ import annotations
 

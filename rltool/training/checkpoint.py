@@ -81,6 +81,7 @@ def load_state(path: Path) -> State:
     try:
         with safetensors.safe_open(path, "pt") as file:
             values = json.loads((file.metadata() or {})["rltool"])
-            return State({name: file.get_tensor(name) for name in file.keys()}, values)
+            names = file.keys()  # The file is no dictionary: it cannot be iterated.
+            return State({name: file.get_tensor(name) for name in names}, values)
     except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
         raise UserError(f"{path} is damaged or was not written by rltool ({error})") from None

@@ -32,7 +32,9 @@ class CSVLogger:
     def __init__(self, path: Path, keep_until: int = 0) -> None:
         self.path = path
         self.columns = list(FIRST_COLUMNS)
-        self.rows = [row for row in read_metrics(path) if row["time/total_timesteps"] <= keep_until] if keep_until else []
+        self.rows = (
+            [row for row in read_metrics(path) if row["time/total_timesteps"] <= keep_until] if keep_until else []
+        )
         for row in self.rows:
             self.columns += [name for name in row if name not in self.columns]
         self._rewrite()

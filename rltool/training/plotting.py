@@ -55,16 +55,26 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs that differ in nothing but seed and place, under a label that tells the groups apart."""
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        key = repr((run.method, run.data, sorted(run.config["config"].items(), key=str), run.config["run"].get("env_kwargs")))
+        key = repr(
+            (run.method, run.data, sorted(run.config["config"].items(), key=str), run.config["run"].get("env_kwargs"))
+        )
         groups[key].append(run)
     members = list(groups.values())
     configs = [{"method": g[0].method, "data": g[0].data, **g[0].config["config"]} for g in members]
     names = ["method"]
-    names += [n for n in dict.fromkeys(k for c in configs for k in c) if n != "method" and len({str(c.get(n)) for c in configs}) > 1]
+    names += [
+        n
+        for n in dict.fromkeys(k for c in configs for k in c)
+        if n != "method" and len({str(c.get(n)) for c in configs}) > 1
+    ]
     shown = names if len({c["method"] for c in configs}) > 1 or len(names) == 1 else names[1:]
     labels = []
     for config in configs:
-        label = ", ".join(str(config[n]) if n in ("method", "data", "credit") else f"{n} {config[n]}" for n in shown[:4] if n in config)
+        label = ", ".join(
+            str(config[n]) if n in ("method", "data", "credit") else f"{n} {config[n]}"
+            for n in shown[:4]
+            if n in config
+        )
         while label in labels:
             label += "'"
         labels.append(label)
@@ -109,7 +119,9 @@ def plot_runs(
         grid = np.linspace(start, end, 200)
         values = np.stack([np.interp(grid, *c) for c in curves])
         center = values.mean(0) if statistic == "mean" else np.array([iqm(v) for v in values.T])
-        low, high = np.array([bootstrap_interval(v, np.mean if statistic == "mean" else iqm, samples=300) for v in values.T]).T
+        low, high = np.array(
+            [bootstrap_interval(v, np.mean if statistic == "mean" else iqm, samples=300) for v in values.T]
+        ).T
         (line,) = axes.plot(grid, center, label=f"{label} ({len(curves)} seeds)")
         axes.fill_between(grid, low, high, alpha=0.2, color=line.get_color(), linewidth=0)
     axes.legend(frameon=False)

@@ -129,7 +129,11 @@ def clock(seconds: float) -> str:
 
 def _cells(row: Row, total: int) -> list[str]:
     cells = [f"{row['time/total_timesteps']:>9,.0f}/{total:,} timesteps"]
-    for name, label in (("rollout/ep_rew_mean", "return"), ("rollout/ep_len_mean", "length"), ("eval/mean_return", "evaluated")):
+    for name, label in (
+        ("rollout/ep_rew_mean", "return"),
+        ("rollout/ep_len_mean", "length"),
+        ("eval/mean_return", "evaluated"),
+    ):
         if name in row:
             cells.append(f"{label} {row[name]:.1f}")
     return [*cells, f"{row['time/fps']:,.0f} timesteps/s", clock(row["time/time_elapsed"])]

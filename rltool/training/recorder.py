@@ -116,8 +116,10 @@ class Recorder:
         state: State = self.learner.checkpoint()
         for name, tensor in state.tensors.items():
             if tensor.is_floating_point() and name.startswith("policy") and not tensor.isfinite().all():
-                raise TrainingError(f"the weights stopped being finite numbers before timestep {self.timesteps:,}; "
-                                    "lower --learning-rate")
+                raise TrainingError(
+                    f"the weights stopped being finite numbers before timestep {self.timesteps:,}; "
+                    "lower --learning-rate"
+                )
         state.values["recorder"] = {
             "sums": {name: float(total) for name, total in self.sums.items()},
             "counts": self.counts,

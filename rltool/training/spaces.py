@@ -13,7 +13,9 @@ from rltool.errors import UserError
 def space_to_json(space: gym.Space) -> dict[str, Any]:
     """Describe a space with JSON values. Bounds that are the same everywhere are kept as one number."""
     if isinstance(space, gym.spaces.Box):
-        low, high = (float(b.flat[0]) if b.size and (b == b.flat[0]).all() else b.tolist() for b in (space.low, space.high))
+        low, high = (
+            float(b.flat[0]) if b.size and (b == b.flat[0]).all() else b.tolist() for b in (space.low, space.high)
+        )
         return {"type": "Box", "low": low, "high": high, "shape": list(space.shape), "dtype": str(space.dtype)}
     if isinstance(space, gym.spaces.Discrete):
         return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}

@@ -71,7 +71,8 @@ def test_one_step_from_any_state(env_id: str, seed: int) -> None:
     env.state = random_states(env_id, rng, count)
     actions, states = random_actions(env, rng), env.state.copy()
     observations, rewards, terminated, truncated, infos = env.step(actions)
-    assert infos == {} and not truncated.any()
+    assert infos == {}
+    assert not truncated.any()
     for index in range(count):
         single.state = states[:, index].copy()
         observation, reward, end, _, _ = single.step(actions[index])
@@ -230,8 +231,10 @@ def test_reset_bounds_are_those_of_the_single_environment(env_id: str) -> None:
         return
     env.reset(seed=0, options={"low": 0.2, "high": 0.3})
     drawn = env.state if env_id == "Acrobot-v1" else env.state[:1]
-    assert drawn.min() >= 0.2 - 1e-7 and drawn.max() <= 0.3 + 1e-7
-    assert drawn.min() < 0.21 and drawn.max() > 0.29
+    assert drawn.min() >= 0.2 - 1e-7
+    assert drawn.max() <= 0.3 + 1e-7
+    assert drawn.min() < 0.21
+    assert drawn.max() > 0.29
     with pytest.raises(ValueError, match="must be lower"):
         env.reset(options={"low": 1, "high": 0})
 
@@ -250,7 +253,8 @@ def test_reset_mask(env_id: str) -> None:
         env.step(random_actions(env, rng))
     options = {"reset_mask": np.array([True, False, True])}
     after, infos = env.reset(options=options)
-    assert infos == {} and "reset_mask" in options, "the caller's options must stay as they are"
+    assert infos == {}
+    assert "reset_mask" in options, "the caller's options must stay as they are"
     np.testing.assert_array_equal(after[1], before[1])
     assert (after[[0, 2]] != before[[0, 2]]).any(axis=1).all()
     with pytest.raises(ResetNeeded, match=r"environments \[1\]"):
@@ -359,7 +363,9 @@ def test_frames_are_those_of_the_single_environment(env_id: str) -> None:
     single.state = env.state[:, 1].copy()
     frames = env.render()
     assert len(frames) == 2
-    assert frames[0].shape == frames[1].shape and frames[0].ndim == 3 and frames[0].dtype == np.uint8
+    assert frames[0].shape == frames[1].shape
+    assert frames[0].ndim == 3
+    assert frames[0].dtype == np.uint8
     assert (frames[0] != frames[1]).any()
     np.testing.assert_array_equal(frames[1], single.render())
     actions = random_actions(env, np.random.default_rng(0))

@@ -25,9 +25,7 @@ class CountingEnv(gym.Env):
     def __init__(self, terminates_at: int = 1000, truncates_at: int = 1000) -> None:
         self.terminates_at, self.truncates_at = terminates_at, truncates_at
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self.t = 0
         return np.array([0], np.float32), {}
@@ -196,5 +194,5 @@ def test_metadata_and_spaces() -> None:
         check_vector_env(lambda mode: counting(NEXT_STEP))
     env = Broken(counting(NEXT_STEP))
     env.observation_space = gym.spaces.Box(0, 1000, (4, 1), np.float32)
-    with pytest.raises(ConformanceError, match="the observation space .* is not 3 times"):
+    with pytest.raises(ConformanceError, match=r"the observation space .* is not 3 times"):
         check_vector_env(lambda mode: env, modes=[NEXT_STEP])

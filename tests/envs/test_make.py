@@ -50,13 +50,15 @@ def test_batched_forms_are_preferred(env_id: str) -> None:
     assert type(env) is BATCHED[env_id]
     assert env.num_envs == 3
     assert env.max_episode_steps == gym.spec(env_id).max_episode_steps  # type: ignore[attr-defined]
-    assert env.spec is not None and env.spec.id == env_id
+    assert env.spec is not None
+    assert env.spec.id == env_id
     assert env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
 
 
 def test_num_envs_is_8_and_no_statistics_are_added() -> None:
     env = make_vector_env("CartPole-v1")
-    assert env.num_envs == 8 and env is env.unwrapped
+    assert env.num_envs == 8
+    assert env is env.unwrapped
 
 
 @pytest.mark.parametrize("mode", AutoresetMode)
@@ -79,9 +81,7 @@ def test_made_environments_conform(env_id: str) -> None:
 
 def test_async_conforms() -> None:
     check_vector_env(
-        lambda mode: make_vector_env(
-            "CartPole-v1", 2, vectorization="async", autoreset_mode=mode, max_episode_steps=9
-        ),
+        lambda mode: make_vector_env("CartPole-v1", 2, vectorization="async", autoreset_mode=mode, max_episode_steps=9),
         max_steps=30,
         refuses_ended=False,
     )
@@ -93,7 +93,8 @@ def test_options_reach_the_environment() -> None:
     sync: Any = make_vector_env("Pendulum-v1", 2, vectorization="sync", g=5.0)
     assert sync.envs[0].unwrapped.g == 5.0
     single: Any = make_env("Pendulum-v1", g=5.0, render_mode="rgb_array")
-    assert single.unwrapped.g == 5.0 and single.render_mode == "rgb_array"
+    assert single.unwrapped.g == 5.0
+    assert single.render_mode == "rgb_array"
     assert make_env("Pendulum-v1", max_episode_steps=None).spec.max_episode_steps == 200  # type: ignore[union-attr]
 
 
@@ -118,7 +119,8 @@ def test_wrappers_are_applied_in_order() -> None:
 def test_a_changed_registration_gets_no_batched_form(registry: dict[str, Any]) -> None:
     gym.register("Mine-v0", "gymnasium.envs.classic_control.pendulum:PendulumEnv", kwargs={"g": 3.0})
     same_entry_point: Any = make_vector_env("Mine-v0", 2)
-    assert type(same_entry_point) is PendulumVectorEnv and same_entry_point.g == 3.0
+    assert type(same_entry_point) is PendulumVectorEnv
+    assert same_entry_point.g == 3.0
     registry.pop("Pendulum-v1")
     gym.register("Pendulum-v1", "gymnasium.envs.classic_control.cartpole:CartPoleEnv")
     assert type(make_vector_env("Pendulum-v1", 2)) is SyncVectorEnv
@@ -149,7 +151,8 @@ def test_the_probe_is_short() -> None:
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "FrozenLake-v1"])
 def test_sync_and_async_give_identical_trajectories(env_id: str) -> None:
     sync, parallel = (make_vector_env(env_id, 3, 7, vectorization=how) for how in ("sync", "async"))
-    assert type(sync) is SyncVectorEnv and type(parallel) is AsyncVectorEnv
+    assert type(sync) is SyncVectorEnv
+    assert type(parallel) is AsyncVectorEnv
     np.testing.assert_array_equal(sync.reset()[0], parallel.reset()[0])
     for _ in range(60):
         actions = sync.action_space.sample()
@@ -183,7 +186,8 @@ def test_environment_ids() -> None:
     ids = environment_ids()
     assert ids == sorted(ids)
     assert {"CartPole-v1", "Ant-v5", "LunarLander-v3"} <= set(ids)
-    assert "Ant-v2" not in ids and "GymV21Environment-v0" not in ids
+    assert "Ant-v2" not in ids
+    assert "GymV21Environment-v0" not in ids
 
 
 MODULE = """
@@ -201,7 +205,8 @@ def test_a_module_is_imported_first_and_cannot_shadow_others(
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
     env: Any = make_vector_env("local_envs:Local-v0", 2)
-    assert type(env) is PendulumVectorEnv and env.max_episode_steps == 11
+    assert type(env) is PendulumVectorEnv
+    assert env.max_episode_steps == 11
     assert make_env("colorsys:Local-v0").spec.id == "Local-v0"  # type: ignore[union-attr]
     with pytest.raises(UserError, match=r"^no environment 'Locl-v0'; did you mean 'Local-v0'\?$"):
         make_env("local_envs:Locl-v0")
@@ -213,7 +218,9 @@ def test_mistakes_in_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     for env_id, sentence in {
-        "nowhere:X-v0": "no module 'nowhere' to import for 'nowhere:X-v0'; install it, or run in the folder that has it",
+        "nowhere:X-v0": (
+            "no module 'nowhere' to import for 'nowhere:X-v0'; install it, or run in the folder that has it"
+        ),
         "needs_more:X-v0": (
             "importing 'needs_more' for 'needs_more:X-v0' failed, No module named 'surely_not_installed';"
             " install that first"
@@ -261,15 +268,12 @@ def test_unknown_environments(env_id: str, sentence: str) -> None:
 )
 def test_missing_packages(env_id: str, package: str, install: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    for name in [
-        name for name in sys.modules if name.startswith(("gymnasium.envs.box2d", "gymnasium.envs.mujoco"))
-    ]:
+    for name in [name for name in sys.modules if name.startswith(("gymnasium.envs.box2d", "gymnasium.envs.mujoco"))]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(UserError) as caught:
         make_vector_env(env_id, 2)
     assert (
-        str(caught.value)
-        == f"environment '{env_id}' needs a package that is not installed: pip install \"{install}\""
+        str(caught.value) == f"environment '{env_id}' needs a package that is not installed: pip install \"{install}\""
     )
 
 
@@ -319,18 +323,14 @@ class Demanding(gym.Env):
 def test_wrong_options_found_only_by_trying(registry: dict[str, Any]) -> None:
     gym.register("Flexible-v0", flexible)
     gym.register("Demanding-v0", Demanding)
-    gym.register(
-        "VectorOnly-v0", vector_entry_point="gymnasium.envs.classic_control.cartpole:CartPoleVectorEnv"
-    )
+    gym.register("VectorOnly-v0", vector_entry_point="gymnasium.envs.classic_control.cartpole:CartPoleVectorEnv")
     assert make_env("Flexible-v0", sutton_barto_reward=True)
-    with pytest.raises(UserError, match="^environment 'Flexible-v0' has no option 'gg'$"):
+    with pytest.raises(UserError, match=r"^environment 'Flexible-v0' has no option 'gg'$"):
         make_env("Flexible-v0", gg=1)
-    with pytest.raises(
-        UserError, match="^environment 'Demanding-v0' cannot be made without its option 'size'$"
-    ):
+    with pytest.raises(UserError, match=r"^environment 'Demanding-v0' cannot be made without its option 'size'$"):
         make_env("Demanding-v0")
     assert type(make_vector_env("VectorOnly-v0", 2)) is CartPoleVectorEnv
-    with pytest.raises(UserError, match="^environment 'VectorOnly-v0' cannot be made: "):
+    with pytest.raises(UserError, match=r"^environment 'VectorOnly-v0' cannot be made: "):
         make_env("VectorOnly-v0")
 
 
@@ -350,4 +350,6 @@ def test_batched_rendering() -> None:
     env = make_vector_env("Acrobot-v1", 2, seed=0, render_mode="rgb_array")
     assert type(env) is AcrobotVectorEnv
     frames = env.render()
-    assert frames is not None and len(frames) == 2 and frames[0].shape == (500, 500, 3)
+    assert frames is not None
+    assert len(frames) == 2
+    assert frames[0].shape == (500, 500, 3)
