@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,11 +17,11 @@ from rltool.agents.evaluation import evaluate
 from rltool.agents.policy import Policy, environment_actions
 from rltool.agents.rollout import Rollout, RolloutCollector
 from rltool.envs import get_env_state, make_vector_env, set_env_state
-from rltool.errors import UserError
+from rltool.errors import TrainingError, UserError
 from rltool.networks import RunningNorm
 from rltool.training.checkpoint import State, load_state, save_state
 from rltool.training.optimizers import OPTIMIZERS
-from rltool.training.spaces import space_to_json
+from rltool.training.spaces import space_from_json, space_to_json
 from rltool.validation import validate
 
 Metrics = dict[str, float]
@@ -105,6 +106,18 @@ class ReturnScaler(torch.nn.Module):
         self.norm.update(returns[valid])
         scale = 1 / np.sqrt(self.norm.var.item() + self.norm.epsilon)
         return np.clip(rewards * np.float32(scale), -self.norm.clip, self.norm.clip)
+
+
+class SpacesOnly(VectorEnv):
+    """Stands in for the environment object that a loaded agent was trained in: enough to predict, not to train."""
+
+    def __init__(self, observation_space: gym.Space, action_space: gym.Space) -> None:
+        self.num_envs = 1
+        self.single_observation_space = observation_space
+        self.single_action_space = action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        raise UserError("this agent was trained in an environment object; to train it further, load it with env=...")
 
 
 class OnPolicyAgent(Agent):
@@ -226,11 +239,17 @@ class OnPolicyAgent(Agent):
                     self.config.learning_rate, self.config.learning_rate_schedule
                 )
                 rollout = self.collect(remaining)
-                self.timesteps += rollout.rewards.size
                 if self.return_scaler is not None:
                     rollout.rewards = self.return_scaler(rollout.rewards, rollout.done, rollout.valid)
-                metrics = self.update(rollout)
+                # Nothing is learned from a rollout of steps that only reset, or that holds no whole episode.
+                metrics = self.update(rollout) if rollout.valid.any() else {}
+                self.timesteps += rollout.rewards.size
                 self.updates += 1
+                if not math.isfinite(float(metrics.get("grad_norm", 0.0))):
+                    raise TrainingError(
+                        f"the gradient stopped being a finite number before timestep {self.timesteps:,}; "
+                        "lower --learning-rate or --max-grad-norm, or normalize observations and returns"
+                    )
                 self._observe(rollout.observations[:-1][rollout.valid])
                 self.torch_rng = torch.get_rng_state()
                 answers = [each(self, metrics) for each in callbacks]  # All are asked before any is obeyed.
@@ -310,6 +329,8 @@ class OnPolicyAgent(Agent):
                     "running_lengths": torch.from_numpy(statistics.running_lengths),
                 },
             )
+        # Copies: the state stays what it is when training goes on.
+        state.tensors = {name: tensor.detach().clone() for name, tensor in state.tensors.items()}
         return state
 
     def restore(self, state: State) -> None:
@@ -324,15 +345,16 @@ class OnPolicyAgent(Agent):
         if self.return_scaler is not None:
             self.return_scaler.load_state_dict(state.take("return_scaler"))
         collector, statistics = self.collector, self.collector.statistics
-        statistics.returns.extend(values["returns"])
-        statistics.lengths.extend(values["lengths"])
+        for figures, kept_figures in ((statistics.returns, values["returns"]), (statistics.lengths, values["lengths"])):
+            figures.clear()
+            figures.extend(kept_figures)
         statistics.finished = values["finished"]
         if values["env"] is None:
             collector.reset(seed=self.seed + self.timesteps)
             return
         self.env.reset(seed=self.seed)
         set_env_state(self.env, values["env"] | {k: t.numpy() for k, t in state.take("env").items()})
-        kept = {name: tensor.numpy() for name, tensor in state.take("collector").items()}
+        kept = {name: tensor.numpy().copy() for name, tensor in state.take("collector").items()}
         collector.observation, collector.done = kept["observation"], kept["done"]
         statistics.running_returns, statistics.running_lengths = kept["running_returns"], kept["running_lengths"]
 
@@ -355,7 +377,7 @@ class OnPolicyAgent(Agent):
 
         Args:
             path: A file written by `save`, or the folder of a run.
-            env: Environment to go on learning in; by default the one the agent came from.
+            env: Environment to go on learning in; by default the one the agent came from, if that was an id.
             device: Where tensors live.
 
         Raises:
@@ -366,8 +388,12 @@ class OnPolicyAgent(Agent):
         method = state.values.get("method")
         if method != cls.method:
             raise UserError(f"{path} holds {method or 'no'} agent, not {cls.method}; load it with rltool.load")
+        if env is None:
+            env = state.values["env_id"]
+        if env is None:
+            env = SpacesOnly(*(space_from_json(state.values[f"{kind}_space"]) for kind in ("observation", "action")))
         agent = cls(
-            env if env is not None else state.values["env_id"],
+            env,
             validate(cls.config_class, state.values["config"]),
             device=device,
             env_kwargs=state.values["env_kwargs"],

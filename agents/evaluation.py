@@ -97,9 +97,15 @@ def evaluate(
         if isinstance(env, str)
         else env
     )
+    rng = None if deterministic else getattr(agent, "rng", None)
+    if isinstance(rng, np.random.Generator):
+        kept = rng.bit_generator.state
+        rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
     try:
         return _play(agent, envs, episodes, seed, deterministic)
     finally:
+        if isinstance(rng, np.random.Generator):
+            rng.bit_generator.state = kept  # A training that is evaluated goes on as if it were not.
         if owned:
             envs.close()
 
@@ -112,8 +118,6 @@ def _play(agent: Predictor, envs: VectorEnv, episodes: int, seed: int, determini
     returns, lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
     observation, _ = envs.reset(seed=seed)
     state, start, resetting = None, np.ones(n, dtype=bool), np.zeros(n, dtype=bool)
-    if isinstance(rng := getattr(agent, "rng", None), np.random.Generator) and not deterministic:
-        rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
     while quota.any():
         actions, state = agent.predict(observation, state=state, episode_start=start, deterministic=deterministic)
         try:
@@ -131,8 +135,8 @@ def _play(agent: Predictor, envs: VectorEnv, episodes: int, seed: int, determini
         returns[done], lengths[done] = 0, 0
         if mode is AutoresetMode.DISABLED and done.any():
             observation, _ = envs.reset(options={"reset_mask": done})
-        # The step after this one only resets, in NEXT_STEP mode.
-        start = done.copy()
+        # In NEXT_STEP mode the next step only resets, and the episode's first observation comes out of it.
+        start = done | resetting
         resetting = done if mode is AutoresetMode.NEXT_STEP else np.zeros(n, dtype=bool)
     played = [result for env_results in results for result in env_results]
     return Evaluation([r for r, _ in played], [length for _, length in played])

@@ -22,6 +22,8 @@ class REINFORCE(OnPolicyAgent):
     config: REINFORCEConfig
 
     def collect(self, max_steps: int) -> Rollout:
+        if self.return_scaler is not None:
+            self.return_scaler.running.zero_()  # type: ignore[operator]
         return self.collector.collect_episodes(self.policy.actor(self.rng), self.config.num_steps, max_steps)
 
     def update(self, rollout: Rollout) -> UpdateMetrics:

@@ -199,7 +199,9 @@ class RolloutCollector:
         observations, rewards = observations[: end + 1], rewards[:end]
         terminated, truncated = terminated[:end], truncated[:end]
         self.observation = observations[-1].copy()
-        self._check_finite(observations, rewards)
+        final = np.concatenate(final_observations) if final_observations else observations[0, :0]
+        for what, array in (("observation", observations), ("observation", final), ("reward", rewards)):
+            self._check_finite(what, array)
 
         done = terminated | truncated
         valid = np.ones_like(done)
@@ -214,7 +216,7 @@ class RolloutCollector:
             terminated,
             truncated,
             valid,
-            np.concatenate(final_observations) if final_observations else observations[0, :0],
+            final,
             (index[:, 0], index[:, 1]),
         )
 
@@ -233,13 +235,10 @@ class RolloutCollector:
         final = observation[done].copy()
         return final, self.env.reset(options={"reset_mask": done})[0]
 
-    def _check_finite(self, observations: np.ndarray, rewards: np.ndarray) -> None:
-        for what, array in (("observation", observations), ("reward", rewards)):
-            # A sum is finite only if every term is: one pass, no temporary.
-            if array.dtype.kind == "f" and not np.isfinite(array.sum()) and not np.isfinite(array).all():
-                raise TrainingError(
-                    f"the environment returned a {what} that is not a finite number; mend it and resume"
-                )
+    def _check_finite(self, what: str, array: np.ndarray) -> None:
+        # A sum is finite only if every term is: one pass, no temporary.
+        if array.dtype.kind == "f" and not np.isfinite(array.sum()) and not np.isfinite(array).all():
+            raise TrainingError(f"the environment returned a {what} that is not a finite number; mend it and resume")
 
     def _observation_storage(self, rows: int) -> np.ndarray:
         if self._storage is None or len(self._storage) < rows:

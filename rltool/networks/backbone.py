@@ -50,7 +50,7 @@ class Backbone(nn.Module):
             training = self.training
             self.eval()
             with torch.no_grad():
-                features = self(torch.from_numpy(observations).to(device)).cpu().numpy()
+                features = self(torch.from_numpy(np.ascontiguousarray(observations)).to(device)).cpu().numpy()
             self.train(training)
             return features
 

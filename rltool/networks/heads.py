@@ -21,6 +21,7 @@ from rltool.networks.initialization import initialize
 from rltool.networks.mlp import linear_as_numpy
 
 StdKind = Literal["independent", "dependent", "gsde"]
+TINY = np.float32(1e-30)
 
 
 def numpy_linear(layer: nn.Linear) -> NumpyFunction:
@@ -75,7 +76,9 @@ class CategoricalHead(ActionHead):
         def sample(features: np.ndarray) -> np.ndarray:
             # Gumbel-max: the argmax of logits minus log-exponential noise is distributed as the softmax.
             x = logits(features)
-            return (x - np.log(rng.standard_exponential(x.shape, np.float32))).argmax(1)
+            noise = rng.standard_exponential(x.shape, np.float32)
+            noise += TINY  # One draw in ten million is 0.
+            return (x - np.log(noise)).argmax(1)
 
         return sample
 

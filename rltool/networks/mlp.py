@@ -28,7 +28,7 @@ NUMPY_ACTIVATIONS: dict[str, NumpyFunction] = {
     "relu": lambda x: np.maximum(x, 0, out=x),
     "leaky_relu": lambda x: np.maximum(x, np.float32(0.01) * x),
     "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
-    "silu": lambda x: x / (1 + np.exp(-x)),
+    "silu": lambda x: x * (0.5 * np.tanh(0.5 * x) + 0.5),  # x * sigmoid(x); exp(-x) would overflow.
 }
 
 
@@ -68,7 +68,7 @@ class MLP(Backbone):
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         if self.one_hot_from is not None:
-            return self.layers(F.one_hot(observations - self.one_hot_from, self.in_features).float())
+            return self.layers(F.one_hot(observations.long() - self.one_hot_from, self.in_features).float())
         return self.layers(observations.flatten(1).float())
 
     def as_numpy(self) -> NumpyFunction:
