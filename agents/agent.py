@@ -230,7 +230,6 @@ class OnPolicyAgent(Agent):
         self.total_timesteps = total_timesteps
         if self.collector.observation is None:
             self.collector.reset(seed=self.seed)
-            self._observe(self.collector.observation)
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self.torch_rng)
             while self.timesteps < total_timesteps:
@@ -250,7 +249,9 @@ class OnPolicyAgent(Agent):
                         f"the gradient stopped being a finite number before timestep {self.timesteps:,}; "
                         "lower --learning-rate or --max-grad-norm, or normalize observations and returns"
                     )
-                self._observe(rollout.observations[:-1][rollout.valid])
+                if self.policy.normalizer is not None:
+                    # Between updates only: while one goes on, ratios of old to new probabilities must stay exact.
+                    self.policy.normalizer.update(rollout.observations[:-1][rollout.valid])
                 self.torch_rng = torch.get_rng_state()
                 answers = [each(self, metrics) for each in callbacks]  # All are asked before any is obeyed.
                 if False in answers:
@@ -260,11 +261,6 @@ class OnPolicyAgent(Agent):
     def schedule(self, value: float, kind: str) -> float:
         """A scheduled value at this moment of the run: constant, or falling linearly to zero at its end."""
         return value * (1 - self.timesteps / self.total_timesteps) if kind == "linear" else value
-
-    def _observe(self, observations: np.ndarray | None) -> None:
-        """Take observations into the policy's statistics; between updates only, so that ratios stay exact."""
-        if self.policy.normalizer is not None and observations is not None:
-            self.policy.normalizer.update(observations)
 
     def metrics(self) -> Metrics:
         """Figures of this moment for a row of metrics: returns of late episodes, learning rate, spread of actions."""

@@ -200,7 +200,7 @@ class RolloutCollector:
         terminated, truncated = terminated[:end], truncated[:end]
         self.observation = observations[-1].copy()
         final = np.concatenate(final_observations) if final_observations else observations[0, :0]
-        for what, array in (("observation", observations), ("observation", final), ("reward", rewards)):
+        for what, array in (("an observation", observations), ("an observation", final), ("a reward", rewards)):
             self._check_finite(what, array)
 
         done = terminated | truncated
@@ -238,7 +238,7 @@ class RolloutCollector:
     def _check_finite(self, what: str, array: np.ndarray) -> None:
         # A sum is finite only if every term is: one pass, no temporary.
         if array.dtype.kind == "f" and not np.isfinite(array.sum()) and not np.isfinite(array).all():
-            raise TrainingError(f"the environment returned a {what} that is not a finite number; mend it and resume")
+            raise TrainingError(f"the environment returned {what} that is not a finite number; mend it and resume")
 
     def _observation_storage(self, rows: int) -> np.ndarray:
         if self._storage is None or len(self._storage) < rows:

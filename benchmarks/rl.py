@@ -22,11 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +34,8 @@ from rich.table import Table
 # Torch, rltool and stable_baselines3 are imported where they are measured, never in the parent process.
 
 Measurement = dict[str, Any]
-Row = tuple[str, dict[str, list[Measurement]], dict[str, str]]  # Name, measurements by side, cells by column.
+Measured = dict[str, list[Measurement]]  # By side.
+Row = tuple[str, Measured, dict[str, str]]  # Name, measurements, cells of the table by column.
 ROOT = Path(__file__).resolve().parent.parent
 CONSOLE = Console(highlight=False)
 EVALUATION_SEED = 1_000_000  # Evaluation episodes are none of those that training or its evaluations have seen.
@@ -97,7 +96,7 @@ SB3_NAMES = {"num_steps": "n_steps", "num_epochs": "n_epochs"}
 # In the process that is measured
 
 
-def reached(returns: Sequence[float] | deque[float], threshold: float | None) -> bool:
+def reached(returns: Collection[float], threshold: float | None) -> bool:
     """Whether the last 100 training episodes reach the threshold on average."""
     return threshold is not None and len(returns) >= 100 and statistics.fmean(returns) >= threshold
 
@@ -145,7 +144,7 @@ def measure_rltool_train(job: dict[str, Any]) -> Measurement:
             job["method"], job["env"], callback=watch, seed=job["seed"], total_timesteps=budget, run_dir=folder
         )
         seconds, timesteps = run.summary["seconds"], run.summary["total_timesteps"]
-        result = {"seconds": seconds, "timesteps": timesteps, "preset": preset, "solved": solved}
+        result = {"preset": preset, "seconds": seconds, "timesteps": timesteps, "solved": solved}
         if job["evaluate"]:
             result["mean_return"] = mean_return(run.agent, job["env"], job["seed"])
             result["mean_return_of_last_weights"] = mean_return(agent, job["env"], job["seed"])
@@ -213,6 +212,9 @@ def measure(job: dict[str, Any]) -> Measurement:
     torch.set_num_threads(1)
     sides = {"rltool": measure_rltool_train if job["tuned"] else measure_rltool_class, "sb3": measure_sb3}
     result = sides[job["side"]](job) if job["side"] in sides else {}
+    if result:
+        result["timesteps_per_second"] = result["timesteps"] / result["seconds"]
+        result["seconds_to_solve"] = result["seconds"] if result.pop("solved", False) else None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seed": job["seed"], **result, "peak_memory_mb": peak / (2**20 if sys.platform == "darwin" else 2**10)}
 
@@ -230,26 +232,19 @@ def run(command: Sequence[str], expected_code: int = 0) -> str:
 
 
 def compare(
-    run_name: str,
-    figure: Callable[[Measurement], float | None],
-    sides: Sequence[str] = ("rltool", "sb3"),
-    jobs: int = 1,
-    *,
-    seeds: int,
-    **job: Any,
-) -> dict[str, list[Measurement]]:
-    """Measure the sides in turn, seed by seed; `figure` is the number of interest (None: not reached)."""
-    peer, (method, env) = ZOO[run_name], run_name.split(":")
-    job = {"method": method, "env": env, "settings": peer.settings, "timesteps": peer.timesteps} | job
+    name: str, figure: str, seeds: int, sides: Sequence[str] = ("rltool", "sb3"), jobs: int = 1, **job: Any
+) -> Measured:
+    """Measure the sides in turn, seed by seed; `figure` names the number of interest (None: not reached)."""
+    method, env = name.split(":")
+    job = {"method": method, "env": env, "settings": ZOO[name].settings, "timesteps": ZOO[name].timesteps} | job
     job = {"tuned": False, "threshold": None, "evaluate": False} | job
 
     def measured(turn: tuple[str, int]) -> Measurement:
         text = json.dumps(job | {"side": turn[0], "seed": turn[1]})
         result = json.loads(run([sys.executable, __file__, "--measure", text]).splitlines()[-1])
-        result["figure"] = figure(result)
         shown = ", ".join(f"{k} {v:,.1f}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items())
-        CONSOLE.print(f"{run_name}, {turn[0]}: {shown}", soft_wrap=True)
-        return result
+        CONSOLE.print(f"{name}, {turn[0]}: {shown}", soft_wrap=True)
+        return result | {"figure": result[figure]}
 
     turns = [(side, seed) for seed in range(seeds) for side in sides]
     with ThreadPoolExecutor(jobs) as pool:
@@ -262,9 +257,7 @@ def figures(measurements: Sequence[Measurement]) -> list[float]:
     return [math.inf if m["figure"] is None else m["figure"] for m in measurements]
 
 
-def spread(
-    measurements: Sequence[Measurement], digits: int = 0, middle: Callable[..., float] = statistics.median
-) -> str:
+def spread(measurements: Sequence[Measurement], digits: int = 0, middle: Any = statistics.median) -> str:
     """The median (or mean) and the extremes, as text."""
     values = figures(measurements)
     texts = [f"{x:,.{digits}f}" if math.isfinite(x) else "–" for x in (middle(values), min(values), max(values))]
@@ -279,26 +272,15 @@ def ratio(above: Sequence[Measurement], below: Sequence[Measurement]) -> str:
 
 def throughput(args: argparse.Namespace) -> Iterator[Row]:
     """Timesteps per second, same settings."""
-    variants = {}
     for name in args.runs or ("ppo:CartPole-v1", "a2c:CartPole-v1", "ppo:Pendulum-v1", "a2c:Acrobot-v1"):
-        settings = ZOO[name].settings
-        gsde = "action_std" in settings
-        variants[f"{name}, gSDE" if gsde else name] = (name, settings)
-        if gsde:
-            plain = {k: v for k, v in settings.items() if k not in ("action_std", "sde_sample_freq")}
-            variants[f"{name}, Gaussian"] = (name, plain)
-    for title, (name, settings) in variants.items():
-        speed = partial(compare, name, lambda m: m["timesteps"] / m["seconds"], seeds=args.seeds or 5)
-        m = speed(settings=settings, timesteps=args.timesteps)
-        yield (
-            title,
-            m,
-            {
-                "rltool [timesteps/s]": spread(m["rltool"]),
-                "SB3 [timesteps/s]": spread(m["sb3"]),
-                "rltool / SB3": ratio(m["rltool"], m["sb3"]),
-            },
-        )
+        variants = {name: ZOO[name].settings}
+        if "action_std" in ZOO[name].settings:
+            plain = {k: v for k, v in ZOO[name].settings.items() if k not in ("action_std", "sde_sample_freq")}
+            variants = {f"{name}, gSDE": ZOO[name].settings, f"{name}, Gaussian": plain}
+        for title, settings in variants.items():
+            m = compare(name, "timesteps_per_second", args.seeds or 5, settings=settings, timesteps=args.timesteps)
+            columns = {"rltool [timesteps/s]": spread(m["rltool"]), "SB3 [timesteps/s]": spread(m["sb3"])}
+            yield title, m, columns | {"rltool / SB3": ratio(m["rltool"], m["sb3"])}
 
 
 def solve(args: argparse.Namespace) -> Iterator[Row]:
@@ -308,29 +290,19 @@ def solve(args: argparse.Namespace) -> Iterator[Row]:
         if threshold is None:
             CONSOLE.print(f"{name} has no threshold to be solved at: skipped")
             continue
-        seconds = partial(compare, name, lambda m: m["seconds"] if m["solved"] else None, seeds=args.seeds or 5)
-        m = seconds(tuned=True, threshold=threshold)
-        solved = {side: f"{sum(x['solved'] for x in m[side])}/{len(m[side])}" for side in m}
-        yield (
-            name,
-            m,
-            {
-                "solved at": f"{threshold:.0f}",
-                "rltool solved": solved["rltool"],
-                "rltool [s]": spread(m["rltool"], 1),
-                "SB3 solved": solved["sb3"],
-                "SB3 [s]": spread(m["sb3"], 1),
-                "SB3 / rltool": ratio(m["sb3"], m["rltool"]),
-            },
-        )
+        m = compare(name, "seconds_to_solve", args.seeds or 5, tuned=True, threshold=threshold)
+        columns = {"mean return": f"{threshold:.0f}"}
+        for side, title in (("rltool", "rltool"), ("sb3", "SB3")):
+            columns[f"{title} solved"] = f"{sum(map(math.isfinite, figures(m[side])))}/{len(m[side])}"
+            columns[f"{title} [s]"] = spread(m[side], 1)
+        yield name, m, columns | {"SB3 / rltool": ratio(m["sb3"], m["rltool"])}
 
 
 def final(args: argparse.Namespace) -> Iterator[Row]:
     """Return after training at the zoo's budgets, each side with its own tuned settings."""
+    sides = ("rltool", "sb3") if args.with_sb3 else ("rltool",)
     for name in args.runs or ZOO:
-        sides = ("rltool", "sb3") if args.with_sb3 else ("rltool",)
-        score = partial(compare, name, lambda m: m["mean_return"], sides, args.jobs, seeds=args.seeds or 3)
-        m = score(tuned=True, evaluate=True)
+        m = compare(name, "mean_return", args.seeds or 3, sides, args.jobs, tuned=True, evaluate=True)
         ours, peer = m["rltool"], ZOO[name]
         yield (
             name,
@@ -350,18 +322,10 @@ def final(args: argparse.Namespace) -> Iterator[Row]:
 def memory(args: argparse.Namespace) -> Iterator[Row]:
     """Peak resident memory of the whole process, same settings; the side "torch" only imports it."""
     for name in args.runs or ("ppo:CartPole-v1", "a2c:CartPole-v1"):
-        peak = partial(compare, name, lambda m: m["peak_memory_mb"], ("rltool", "sb3", "torch"), seeds=args.seeds or 3)
-        m = peak(timesteps=args.timesteps)
-        yield (
-            name,
-            m,
-            {
-                "rltool [MiB]": spread(m["rltool"]),
-                "SB3 [MiB]": spread(m["sb3"]),
-                "`import torch` [MiB]": spread(m["torch"]),
-                "SB3 / rltool": ratio(m["sb3"], m["rltool"]),
-            },
-        )
+        sides = {"rltool": "rltool", "sb3": "SB3", "torch": "`import torch`"}
+        m = compare(name, "peak_memory_mb", args.seeds or 3, list(sides), timesteps=args.timesteps)
+        columns = {f"{title} [MiB]": spread(m[side]) for side, title in sides.items()}
+        yield name, m, columns | {"SB3 / rltool": ratio(m["sb3"], m["rltool"])}
 
 
 def startup(args: argparse.Namespace) -> Iterator[Row]:
@@ -430,7 +394,8 @@ def publish(part: str, row: Row, out: Path, page: Path) -> None:
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     versions = ", ".join(f"{package} {version}" for package, version in here["versions"].items())
     days = sorted({row["measured"][:10] for row in rows.values()})
-    note = f"Measured {' to '.join(dict.fromkeys((days[0], days[-1])))} on {here['cpu']}, {here['cores']} cores; {versions}."
+    when = " to ".join(dict.fromkeys((days[0], days[-1])))
+    note = f"Measured {when} on {here['cpu']}, {here['cores']} cores; {versions}."
     start, end = f"<!-- rl:{part} -->", f"<!-- /rl:{part} -->"
     text = page.read_text() if page.exists() else "# Benchmarks\n"
     if start not in text:

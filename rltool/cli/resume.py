@@ -20,17 +20,17 @@ def resume(
 ) -> None:
     """Go on with a run from its last checkpoint."""
     from rltool.cli.train import report
-    from rltool.training.run import Run
+    from rltool.training.run import Run, shown
     from rltool.training.train import resume as go_on
 
     before = Run(run)
     done = before.summary.get("total_timesteps", 0)
     if before.summary.get("finished") and done >= (total_timesteps or before.options.total_timesteps):
-        print(f"{before.path} is finished at {done:,} timesteps; give a larger --total-timesteps to go further")
+        print(f"{shown(before.path)} is finished at {done:,} timesteps; give a larger --total-timesteps to go further")
         return
     after = go_on(before.path, total_timesteps, progress=not quiet)
     if not after.summary["finished"]:
-        print(f"stopped at timestep {after.summary['total_timesteps']:,}; go on with: rltool resume {after.path}")
+        print(f"stopped at timestep {after.summary['total_timesteps']:,}; go on with: rltool resume {shown(after.path)}")
         raise typer.Exit(1)
     if not quiet:
         report(after)

@@ -96,6 +96,7 @@ def _parameter(name: str, kind: Any, flag: str, text: str, panel: str, default: 
 
 
 def _train_one(name: str, data: str, options: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    from rltool.training.run import shown
     from rltool.training.train import train
 
     run = train(name, data, progress=not quiet and not as_json, **options)
@@ -103,7 +104,7 @@ def _train_one(name: str, data: str, options: dict[str, Any], as_json: bool, qui
         print(json.dumps({"run": str(run.path), **run.summary}))
     if not run.summary["finished"]:
         if not as_json:
-            print(f"stopped at timestep {run.summary['total_timesteps']:,}; go on with: rltool resume {run.path}")
+            print(f"stopped at timestep {run.summary['total_timesteps']:,}; go on with: rltool resume {shown(run.path)}")
         raise typer.Exit(1)
     if not as_json and not quiet:
         report(run)
@@ -111,13 +112,15 @@ def _train_one(name: str, data: str, options: dict[str, Any], as_json: bool, qui
 
 def report(run: Any) -> None:
     """Say how a run ended, and what can be done with it."""
+    from rltool.training.run import shown
+
     summary = run.summary
     result = summary.get("mean_return")
     print(
         f"{summary['total_timesteps']:,} timesteps in {summary['seconds']:.1f} s "
         f"({summary['timesteps_per_second']:,.0f}/s)"
         + (f", best return {result:.1f}" if result is not None else "")
-        + f"\nwatch it:  rltool eval {run.path} --render human\nfilm it:   rltool eval {run.path} --video"
+        + f"\nwatch it:  rltool eval {shown(run.path)} --render human\nfilm it:   rltool eval {shown(run.path)} --video"
     )
 
 

@@ -144,6 +144,12 @@ def resolve_run(path: str | Path, run_dir: str = "runs") -> Path:
     raise UserError(f"there is no run {path}{hint}")
 
 
+def shown(path: Path) -> str:
+    """A path as a user would type it: relative where that is shorter."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(str(path)) else str(path)
+
+
 def sanitize(name: str) -> str:
     """A name that is a plain folder name everywhere."""
     return re.sub(r"[:/~@>\s\\]", "-", name)

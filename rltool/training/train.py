@@ -12,7 +12,7 @@ from rltool.training.config import RunConfig
 from rltool.training.methods import METHODS, Method
 from rltool.training.progress import Progress, make_progress
 from rltool.training.recorder import Interruption, Recorder
-from rltool.training.run import Run, create_run
+from rltool.training.run import Run, create_run, shown
 from rltool.validation import validate
 
 Callback = Callable[[Any, Mapping[str, Any]], bool | None]
@@ -74,7 +74,7 @@ def train(method: str, data: str, *, callback: Callback | None = None, progress:
     )
     run = create_run(method, data, run_config, config.model_dump(mode="json"))
     display = make_progress(progress)
-    display.start(f"{method} on {data}, {_describe_preset(preset, data)} → {run.path}", run_config.total_timesteps)
+    display.start(f"{method} on {data}, {_describe_preset(preset, data)} → {shown(run.path)}", run_config.total_timesteps)
     return _execute(run, learner, run_config.total_timesteps, display, None, callback)
 
 
@@ -109,7 +109,7 @@ def resume(
     if state is not None:
         learner.restore(state)
         done = learner.timesteps
-    display.start(f"{run.method} on {run.data}, from timestep {done:,} → {run.path}", total, done)
+    display.start(f"{run.method} on {run.data}, from timestep {done:,} → {shown(run.path)}", total, done)
     return _execute(run, learner, total, display, state.values["recorder"] if state else None, callback)
 
 
@@ -132,7 +132,7 @@ def _execute(
             with Interruption(interrupt):
                 learner.learn(total, [recorder, *([callback] if callback else [])], resume=True)
         except TrainingError as error:
-            error.add_note(f"saved up to timestep {learner.timesteps:,}; go on with: rltool resume {run.path}")
+            error.add_note(f"saved up to timestep {learner.timesteps:,}; go on with: rltool resume {shown(run.path)}")
             _save_what_there_is(recorder)
             raise
         if recorder.timesteps < total:

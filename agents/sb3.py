@@ -1,0 +1,660 @@
+"""Agents that Stable-Baselines3 saved, as agents of this toolkit, without running anything that their files hold.
+
+An SB3 `.zip` keeps its weights in `policy.pth`, which PyTorch reads as tensors and nothing else, and the rest in a JSON
+file, `data`. Spaces and options stand there twice: pickled (`:serialized:`) and as text for human readers. A pickle is
+a program, and one from a stranger may do anything; it also names classes that may be gone (`gym`). So the text is
+read, the architecture follows from the names and shapes of the weights, and no pickle is ever opened. A
+`vecnormalize.pkl` is nothing but a pickle: `Unpickler` below reads it with every class replaced by an inert record.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import pickle
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from rltool.agents.agent import Agent, _device
+from rltool.agents.config import PolicyConfig
+from rltool.agents.policy import Policy
+from rltool.errors import UserError
+from rltool.networks import (
+    CNN,
+    MLP,
+    ActionHead,
+    Backbone,
+    CategoricalHead,
+    DiagonalGaussian,
+    GaussianHead,
+    GSDEHead,
+    RunningNorm,
+    ValueHead,
+    build_action_head,
+    is_image,
+)
+from rltool.networks.backbone import NumpyFunction
+from rltool.networks.cnn import ImageBackbone
+from rltool.networks.mlp import ACTIVATIONS, build_hidden_layers
+
+Tensors = Mapping[str, torch.Tensor]
+M = TypeVar("M", bound=nn.Module)
+
+
+class SB3Agent(Agent):
+    """An agent read from an SB3 file.
+
+    Attributes:
+        config: What the policy is made of, as far as a config can say it.
+        env_id: None; the file does not say where the agent was trained.
+        notes: Sentences about what was found or decided while reading, for the user.
+    """
+
+    env_id: str | None = None
+
+    def __init__(self, policy: Policy, config: PolicyConfig, notes: list[str]) -> None:
+        self.policy = policy
+        self.config = config
+        self.observation_space = policy.observation_space
+        self.action_space = policy.action_space
+        self.rng = np.random.default_rng(0)
+        self.notes = notes
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """As `Agent.predict`; images may come channels last too, since SB3 puts channels first on its own."""
+        shape = self.observation_space.shape or ()
+        if is_image(self.observation_space) and np.shape(observation)[-3:] == (*shape[1:], shape[0]) != shape:
+            observation = np.moveaxis(observation, -1, -3)
+        return super().predict(observation, state, episode_start, deterministic)
+
+
+def load_sb3(path: str | Path, vecnormalize: str | Path | None = None, device: str = "cpu") -> SB3Agent:
+    """Read an agent that Stable-Baselines3 (or sb3-contrib) saved; nothing in its files is executed.
+
+    Reads A2C, PPO, TRPO, DQN, QR-DQN, SAC, TQC, TD3 and DDPG with an `MlpPolicy` or a `CnnPolicy`, from version 1.0 on.
+    DQN, TD3 and DDPG act the same way whether or not `deterministic` is asked for: their exploration noise is no part
+    of the policy.
+
+    Args:
+        path: The `.zip`.
+        vecnormalize: Observation statistics that `VecNormalize.save` wrote; by default a `vecnormalize.pkl` beside the
+            zip, or in a folder beside it that is named as the environment (the layout of rl-baselines3-zoo).
+        device: Where tensors live.
+
+    Returns:
+        An agent whose `policy` has the file's weights; its `notes` say whether statistics were found.
+
+    Raises:
+        UserError: A file is missing, damaged, no SB3 file, or of a kind that cannot be read.
+
+    Example:
+        >>> agent = load_sb3("ppo/CartPole-v1_1/CartPole-v1.zip")  # doctest: +SKIP
+        >>> action, _ = agent.predict(observation, deterministic=True)  # doctest: +SKIP
+    """
+    saved = read_zip(Path(path))
+    module = saved.data.get("policy_class", {}).get("__module__")
+    if module not in READERS:
+        raise UserError(
+            f"{path} holds a policy of {module or 'an unknown class'}, which cannot be read; what can is the MlpPolicy "
+            "or CnnPolicy of A2C, PPO, TRPO, DQN, QR-DQN, SAC, TQC, TD3 and DDPG"
+        )
+    try:
+        policy, config = READERS[module](saved)
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the weights in {path} are not those of a standard policy of {module}: {reason}") from None
+    statistics = find_statistics(saved.path) if vecnormalize is None else Path(vecnormalize)
+    if statistics is not None:
+        policy.normalizer = read_vecnormalize(statistics, policy.observation_space)
+        how = "are normalized" if policy.normalizer is not None else "are left as they are (norm_obs is off)"
+        saved.notes.append(f"observations {how}, as {statistics} says")
+    config = config.model_copy(update={"normalize_observations": policy.normalizer is not None})
+    return SB3Agent(policy.to(_device(device)), config, saved.notes)
+
+
+# The zip
+
+
+@dataclass
+class Saved:
+    """What an SB3 zip holds, as far as it is read."""
+
+    path: Path
+    data: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+    observation_space: gym.Space
+    action_space: gym.Space
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the policy's constructor (`policy_kwargs`); classes are text there."""
+        return self.data.get("policy_kwargs") or {}
+
+    def part(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The tensors whose names begin with a prefix, named without it."""
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+
+def read_zip(path: Path) -> Saved:
+    """Read weights, spaces and options.
+
+    Raises:
+        UserError: The file is missing, damaged, no SB3 file, or its spaces are not supported.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in {"data", "policy.pth"} & set(archive.namelist())}
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError):
+        raise UserError(f"{path} is no zip file, or it is damaged") from None
+    if len(members) < 2:
+        raise UserError(f"{path} holds no Stable-Baselines3 agent: one has the members 'data' and 'policy.pth'")
+    try:
+        data = json.loads(members["data"])
+        spaces = [read_space(data[name]) for name in ("observation_space", "action_space")]
+        tensors = torch.load(io.BytesIO(members["policy.pth"]), map_location="cpu", weights_only=True)
+        tensors = {str(name): tensor.float() for name, tensor in tensors.items()}
+    except UserError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    except Exception as error:  # torch.load promises no particular exceptions
+        raise UserError(f"{path} is damaged, or holds more than weights: {type(error).__name__}") from None
+    return Saved(path, data, tensors, *spaces)
+
+
+def read_space(text: Mapping[str, Any]) -> gym.Space:
+    """A space from the text that stands beside its pickle.
+
+    Raises:
+        UserError: It is neither a Box nor Discrete.
+    """
+    kind = text[":type:"].rpartition(".")[2].removesuffix("'>")
+    if kind == "Discrete":
+        return gym.spaces.Discrete(int(text["n"]), start=int(text.get("start", 0)))
+    if kind != "Box":
+        raise UserError(f"it has a {kind} space, and only Box and Discrete spaces are supported")
+    shape = tuple(text["_shape"] if "_shape" in text else text["shape"])
+    dtype = np.dtype(text["dtype"])
+    limits = (-np.inf, np.inf) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    low, high = (read_bound(text[name], shape, limit) for name, limit in zip(("low", "high"), limits, strict=True))
+    return gym.spaces.Box(low.astype(dtype), high.astype(dtype), shape, dtype.type)
+
+
+def read_bound(text: str, shape: tuple[int, ...], unknown: float) -> np.ndarray:
+    """A bound of a Box from the way NumPy prints it, which leaves out the middle of arrays over 1,000 entries.
+
+    Returns:
+        `shape`; filled with `unknown` if numbers are missing and the printed ones differ.
+    """
+    numbers = [float(word) for word in re.sub(r"[\[\]]", " ", text).split() if word != "..."]
+    if "..." not in text:
+        return np.array(numbers).reshape(shape)
+    return np.full(shape, numbers[0] if len(set(numbers)) == 1 else unknown)
+
+
+# Networks that SB3 has and the toolkit has not
+
+
+class NatureCNN(ImageBackbone):
+    """SB3's `NatureCNN` with any number of features, and the hidden layers that `net_arch` puts behind it."""
+
+    build_convolutions = CNN.build_convolutions
+
+    def __init__(self, config: PolicyConfig, space: gym.Space, features: int, scaled: bool) -> None:
+        super().__init__(config, space, features)
+        self.layers, self.out_features = build_hidden_layers(config, features, config.hidden_sizes)
+        if not scaled:
+            self.scale = 1.0
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return self.layers(super().forward(observations))
+
+
+class ImageMLP(MLP):
+    """Fully connected layers over images, which SB3 divides by 255 for an `MlpPolicy` as well."""
+
+    as_numpy = Backbone.as_numpy
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return super().forward(observations.float() / 255)
+
+
+class GreedyHead(CategoricalHead):
+    """Takes the action of the highest value, always; the logits are the action values Q."""
+
+    def sampler(self, rng: np.random.Generator) -> NumpyFunction:
+        return self.as_numpy()
+
+
+class GreedyValue(ValueHead):
+    """The value of acting greedily: the highest of n action values."""
+
+    def __init__(self, in_features: int, n: int) -> None:
+        nn.Module.__init__(self)
+        self.linear = nn.Linear(in_features, n)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.linear(features).amax(-1)
+
+
+class NoValue(ValueHead):
+    """NaN: critics of SAC, TD3 and DDPG rate an observation and an action together, and are not read."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features.new_full((len(features),), torch.nan)
+
+
+class SquashedGaussian(DiagonalGaussian):
+    """A Gaussian sent through tanh and stretched over a Box.
+
+    Args:
+        mean: Mean before tanh, `(B, n)`.
+        log_std: Logarithm of the standard deviation before tanh, `(B, n)` or `(n,)`.
+        low: Lower bounds of the Box, `(n,)`.
+        high: Upper bounds, `(n,)`.
+    """
+
+    def __init__(self, mean: torch.Tensor, log_std: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> None:
+        super().__init__(mean, log_std)
+        self.low = low
+        self.half = (high - low) / 2
+
+    def mode(self) -> torch.Tensor:
+        """The Gaussian's mode, squashed, `(B, n)`."""
+        return self.low + (torch.tanh(self.mean) + 1) * self.half
+
+    def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
+        """Log-density of actions `(B, n)` in the Box; `(B,)`."""
+        raw = torch.atanh(((actions - self.low) / self.half - 1).clamp(-1 + 1e-6, 1 - 1e-6))
+        return super().log_prob(raw) - self._log_slope(raw)
+
+    def entropy(self) -> torch.Tensor:
+        """Differential entropy in nats, `(B,)`: there is no closed form, so to first order in the deviation."""
+        return super().entropy() + self._log_slope(self.mean)
+
+    def _log_slope(self, raw: torch.Tensor) -> torch.Tensor:
+        # log(1 - tanh(x)^2), in a form that does not underflow
+        return (torch.log(self.half) + 2 * (math.log(2) - raw - F.softplus(-2 * raw))).sum(-1)
+
+
+class SquashedHead(ActionHead):
+    """Another Gaussian head's actions, sent through tanh and stretched over the Box (SAC, TD3, DDPG).
+
+    Args:
+        inner: The head before tanh.
+        space: Where the actions lie.
+        clip_mean: The mean before tanh stays within [-clip_mean, clip_mean].
+    """
+
+    low: torch.Tensor
+    high: torch.Tensor
+
+    def __init__(self, inner: ActionHead, space: gym.spaces.Box, clip_mean: float = math.inf) -> None:
+        super().__init__()
+        self.inner = inner
+        self.clip_mean = clip_mean
+        self.register_buffer("low", torch.from_numpy(space.low).float().flatten(), persistent=False)
+        self.register_buffer("high", torch.from_numpy(space.high).float().flatten(), persistent=False)
+
+    def forward(self, features: torch.Tensor) -> SquashedGaussian:
+        gaussian = self.inner(features)
+        mean = gaussian.mean.clamp(-self.clip_mean, self.clip_mean)
+        return SquashedGaussian(mean, gaussian.log_std, self.low, self.high)
+
+    def as_numpy(self) -> NumpyFunction:
+        mean, squash = self.inner.as_numpy(), self._squash()
+        return lambda features: squash(np.clip(mean(features), -self.clip_mean, self.clip_mean))
+
+    def sampler(self, rng: np.random.Generator) -> NumpyFunction:
+        mean, sample, squash = self.inner.as_numpy(), self.inner.sampler(rng), self._squash()
+
+        def squashed_sample(features: np.ndarray) -> np.ndarray:
+            mu = mean(features)
+            return squash(np.clip(mu, -self.clip_mean, self.clip_mean) + (sample(features) - mu))
+
+        return squashed_sample
+
+    def _squash(self) -> NumpyFunction:
+        low, high = self.low.cpu().numpy(), self.high.cpu().numpy()
+        return lambda raw: low + (np.tanh(raw) + 1) * ((high - low) / 2)
+
+
+# Policies: one reader per family of weights
+
+
+def load(module: M, weights: Tensors) -> M:
+    """Fill a module with weights; all of them, by name, and no others."""
+    module.load_state_dict(dict(weights))
+    return module
+
+
+def linear(weights: Tensors, name: str = "linear") -> dict[str, torch.Tensor]:
+    """Weight and bias, renamed to those of a submodule."""
+    return {f"{name}.{kind}": tensor for kind, tensor in weights.items()}
+
+
+def join(extractor: Tensors, *nets: Tensors) -> dict[str, torch.Tensor]:
+    """The weights of one of our backbones, from an SB3 features extractor and the networks stacked on it.
+
+    SB3 numbers the layers as we do, each activation taking a number of its own; every further network counts on.
+    """
+    weights = {name.replace("cnn.", "convolutions.", 1): tensor for name, tensor in extractor.items()}
+    first = 0
+    for net in nets:
+        for name, tensor in net.items():
+            index, _, kind = name.partition(".")
+            weights[f"layers.{first + int(index)}.{kind}"] = tensor
+        first += len(net)  # a linear layer has two tensors, weight and bias, and takes two numbers
+    return weights
+
+
+def split(net: Tensors) -> tuple[Tensors, Tensors]:
+    """A network as its hidden layers and its last layer."""
+    last = f"{max(int(name.partition('.')[0]) for name in net)}."
+    hidden = {name: tensor for name, tensor in net.items() if not name.startswith(last)}
+    return hidden, {name.removeprefix(last): tensor for name, tensor in net.items() if name.startswith(last)}
+
+
+def hidden_sizes(weights: Tensors) -> tuple[int, ...]:
+    """Widths of a backbone's hidden layers, in order."""
+    sizes = {int(n.split(".")[1]): len(t) for n, t in weights.items() if re.fullmatch(r"layers\.\d+\.weight", n)}
+    return tuple(sizes[index] for index in sorted(sizes))
+
+
+def make_config(saved: Saved, weights: Tensors, activation: str, **options: Any) -> PolicyConfig:
+    """The config that describes a policy whose backbone has these weights.
+
+    Args:
+        saved: The file.
+        weights: The backbone's weights, by our names.
+        activation: The family's default.
+        **options: Further fields.
+
+    Raises:
+        UserError: The file names an activation or a features extractor that is not ours.
+    """
+    names = {str(cls): name for name, cls in ACTIVATIONS.items()}
+    text = saved.options.get("activation_fn", str(ACTIVATIONS[activation]))
+    if text not in names:
+        raise UserError(f"{saved.path} uses the activation {text}, and only {', '.join(ACTIVATIONS)} are supported")
+    extractor = saved.options.get("features_extractor_class", "torch_layers.NatureCNN'>")
+    if not extractor.endswith(("torch_layers.NatureCNN'>", "torch_layers.FlattenExtractor'>")):
+        raise UserError(f"{saved.path} has a features extractor of its own, {extractor}, which cannot be read")
+    return PolicyConfig(
+        backbone="cnn" if "linear.0.weight" in weights else "mlp",
+        hidden_sizes=hidden_sizes(weights),
+        activation=names[text],  # type: ignore[arg-type]
+        init="default",
+        **options,
+    )
+
+
+def make_backbone(saved: Saved, config: PolicyConfig, weights: Tensors) -> Backbone:
+    """The backbone that has these weights; its sizes are theirs, not the config's."""
+    config = config.model_copy(update={"hidden_sizes": hidden_sizes(weights)})
+    space, scaled = saved.observation_space, saved.options.get("normalize_images", True)
+    if config.backbone == "cnn":
+        return load(NatureCNN(config, space, len(weights["linear.0.weight"]), scaled), weights)
+    return load((ImageMLP if is_image(space) and scaled else MLP)(config, space), weights)
+
+
+def spread(saved: Saved, log_std: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the standard deviation as our heads keep it.
+
+    With gSDE, `full_std=False` stores one column for all actions, and `use_expln=True` a number whose exponential
+    is replaced by 1 + log(1 + x) above zero.
+    """
+    if saved.options.get("use_expln", False):
+        log_std = torch.where(log_std > 0, torch.log1p(torch.log1p(log_std.clamp(min=0) + 1e-6)), log_std)
+    return log_std if log_std.ndim == 1 else log_std.expand(-1, math.prod(saved.action_space.shape or ()))
+
+
+def check_names(saved: Saved, *prefixes: str) -> None:
+    """Refuse weights that a reader would overlook."""
+    unknown = [name for name in saved.tensors if not name.startswith(prefixes)]
+    if unknown:
+        raise ValueError(f"{unknown[0]} is unknown")
+
+
+def read_actor_critic(saved: Saved) -> tuple[Policy, PolicyConfig]:
+    """A2C, PPO and TRPO: `ActorCriticPolicy`."""
+    shared_net, policy_net, value_net = (saved.part(f"mlp_extractor.{n}_net.") for n in ("shared", "policy", "value"))
+    extractor, value_extractor = saved.part("features_extractor."), saved.part("vf_features_extractor.")
+    check_names(
+        saved,
+        *(f"mlp_extractor.{n}_net." for n in ("shared", "policy", "value")),
+        *(f"{n}features_extractor." for n in ("", "pi_", "vf_")),
+        *("action_net.", "value_net.", "log_std"),
+    )
+    if saved.options.get("share_features_extractor", True):
+        value_extractor = extractor
+    weights, value_weights = join(extractor, shared_net, policy_net), join(value_extractor, shared_net, value_net)
+    shared = value_extractor is extractor and not policy_net and not value_net
+    if not shared and (shared_net or (extractor and value_extractor is extractor)):
+        saved.notes.append("policy and value shared their first layers; here each has a copy of its own")
+    log_std = saved.tensors.get("log_std")
+    gsde = log_std is not None and log_std.ndim == 2
+    config = make_config(saved, weights, "tanh", shared=shared, action_std="gsde" if gsde else "independent")
+    # `Policy` builds policy and value alike; here each part is as large as its weights.
+    policy = Policy(saved.observation_space, saved.action_space, config)
+    policy.backbone = make_backbone(saved, config, weights)
+    policy.value_backbone = None if shared else make_backbone(saved, config, value_weights)
+    head = build_action_head(saved.action_space, policy.backbone.out_features, std=config.action_std)
+    head_weights = linear(saved.part("action_net."))
+    if log_std is not None:
+        head_weights["log_std"] = spread(saved, log_std)
+    policy.action_head = load(head, head_weights)
+    if saved.options.get("squash_output", False):
+        policy.action_head = SquashedHead(head, box(saved))
+    critic = policy.value_backbone or policy.backbone
+    policy.value_head = load(ValueHead(critic.out_features), linear(saved.part("value_net.")))
+    return policy, config
+
+
+def read_q_network(name: str, saved: Saved) -> tuple[Policy, PolicyConfig]:
+    """DQN (`q_net`) and QR-DQN (`quantile_net`): a policy that is greedy in the action values."""
+    check_names(saved, f"{name}.{name}.", f"{name}.features_extractor.", f"{name}_target.")
+    n = int(getattr(saved.action_space, "n"))  # noqa: B009
+    hidden, last = split(saved.part(f"{name}.{name}."))
+    # An action's value is the mean of its quantiles. DQN has one "quantile"; the layer is linear, so its mean is too.
+    last = {kind: tensor.reshape(-1, n, *tensor.shape[1:]).mean(0) for kind, tensor in last.items()}
+    weights = join(saved.part(f"{name}.features_extractor."), hidden)
+    config = make_config(saved, weights, "relu", shared=True)
+    policy = Policy(saved.observation_space, saved.action_space, config)
+    policy.backbone = make_backbone(saved, config, weights)
+    policy.action_head = load(GreedyHead(policy.backbone.out_features, n), linear(last))
+    policy.value_head = load(GreedyValue(policy.backbone.out_features, n), linear(last))
+    return policy, config
+
+
+def read_squashed_gaussian(saved: Saved) -> tuple[Policy, PolicyConfig]:
+    """SAC and TQC: a Gaussian squashed by tanh."""
+    check_names(saved, "actor.features_extractor.", "actor.latent_pi.", "actor.mu.", "actor.log_std", "critic")
+    log_std = saved.tensors.get("actor.log_std")  # a tensor with gSDE, else a layer
+    weights = join(saved.part("actor.features_extractor."), saved.part("actor.latent_pi."))
+    config = make_config(saved, weights, "relu", shared=True, action_std="dependent" if log_std is None else "gsde")
+    backbone = make_backbone(saved, config, weights)
+    space, clip_mean = box(saved), math.inf
+    n = math.prod(space.shape)
+    mean = saved.part("actor.mu.")
+    inner: ActionHead
+    if log_std is None:
+        spread_layer = linear(saved.part("actor.log_std."), "log_std_linear")
+        inner = GaussianHead(backbone.out_features, n, dependent=True)
+        load(inner, linear(mean) | spread_layer | {"log_std": torch.zeros(n)})
+    else:
+        if "0.weight" in mean:  # mu and a Hardtanh
+            mean, clip_mean = saved.part("actor.mu.0."), float(saved.options.get("clip_mean", 2.0))
+        inner = GSDEHead(backbone.out_features, n)
+        load(inner, linear(mean) | {"log_std": spread(saved, log_std)})
+    return squashed_policy(saved, config, backbone, SquashedHead(inner, space, clip_mean)), config
+
+
+def read_deterministic(saved: Saved) -> tuple[Policy, PolicyConfig]:
+    """TD3 and DDPG: one action, squashed by tanh."""
+    check_names(saved, "actor.features_extractor.", "actor.mu.", "actor_target.", "critic")
+    hidden, last = split(saved.part("actor.mu."))
+    weights = join(saved.part("actor.features_extractor."), hidden)
+    config = make_config(saved, weights, "relu", shared=True)
+    backbone = make_backbone(saved, config, weights)
+    n = math.prod(box(saved).shape)
+    # A Gaussian so narrow (2e-9) that it is one point, as far as 32 bits can tell.
+    inner = load(GaussianHead(backbone.out_features, n), linear(last) | {"log_std": torch.full((n,), -20.0)})
+    return squashed_policy(saved, config, backbone, SquashedHead(inner, box(saved))), config
+
+
+def squashed_policy(saved: Saved, config: PolicyConfig, backbone: Backbone, head: SquashedHead) -> Policy:
+    """A policy that acts, and has no value."""
+    policy = Policy(saved.observation_space, saved.action_space, config)
+    policy.backbone, policy.action_head, policy.value_head = backbone, head, NoValue()
+    return policy
+
+
+def box(saved: Saved) -> gym.spaces.Box:
+    """The action space of an algorithm that acts in a Box only."""
+    if not isinstance(saved.action_space, gym.spaces.Box):
+        raise ValueError(f"it acts in a Box, not in {saved.action_space}")
+    return saved.action_space
+
+
+READERS: dict[str, Callable[[Saved], tuple[Policy, PolicyConfig]]] = {
+    "stable_baselines3.common.policies": read_actor_critic,
+    "stable_baselines3.dqn.policies": partial(read_q_network, "q_net"),
+    "sb3_contrib.qrdqn.policies": partial(read_q_network, "quantile_net"),
+    "stable_baselines3.sac.policies": read_squashed_gaussian,
+    "sb3_contrib.tqc.policies": read_squashed_gaussian,
+    "stable_baselines3.td3.policies": read_deterministic,
+}
+
+
+# VecNormalize
+
+
+class Record:
+    """Stands for whatever a pickle would have made or called: it keeps the arguments and the state, and does nothing.
+
+    Attributes:
+        origin: Module and name of the class or function it stands for.
+        args: What the class or function would have been called with.
+        state: What the object would have been filled with.
+    """
+
+    origin: tuple[str, str] = ("", "")
+    args: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Record:  # noqa: D102
+        record = super().__new__(cls)
+        record.args, record.state = args, None
+        return record
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def __call__(self, *args: Any) -> Record:
+        return Record(*args)
+
+    def append(self, value: Any) -> None:
+        """What a pickle calls to fill lists."""
+
+    extend = append
+
+
+class Unpickler(pickle.Unpickler):
+    """Reads a pickle as data: every class and function that it names is a `Record`, without exception."""
+
+    def find_class(self, module: str, name: str) -> type[Record]:
+        return type("Record", (Record,), {"origin": (module, name)})
+
+
+def numbers(value: Any) -> np.ndarray:
+    """The array or number that a record (or a plain Python number) describes.
+
+    Raises:
+        ValueError: It describes something else. (So do TypeError and AttributeError, for malformed records.)
+    """
+    if not isinstance(value, Record):
+        return np.array(float(value))
+    match value.origin[1]:
+        case "_reconstruct":  # numpy.(_)core.multiarray
+            _, shape, dtype, fortran, data = value.state
+            order = "F" if fortran else "C"
+        case "_frombuffer":  # numpy.(_)core.numeric, since pickle protocol 5
+            data, dtype, shape, order = value.args
+        case "scalar":
+            (dtype, data), shape, order = value.args, (), "C"
+        case name:
+            raise ValueError(f"{name} is no number")
+    code = dtype.state[1] + dtype.args[0]
+    if not re.fullmatch(r"[<>|=][fiu][1248]", code):
+        raise ValueError(f"{code} is no kind of number")
+    return np.frombuffer(data, code).reshape(shape, order="F" if order == "F" else "C").astype(np.float64)
+
+
+def find_statistics(path: Path) -> Path | None:
+    """The `vecnormalize.pkl` that belongs to a zip, if there is one.
+
+    rl-baselines3-zoo keeps that of `CartPole-v1_1/CartPole-v1.zip` in `CartPole-v1_1/CartPole-v1/`, and so that of
+    `CartPole-v1_1/best_model.zip`.
+    """
+    folder = path.absolute().parent
+    folders = (folder, folder / path.stem, folder / folder.name.rpartition("_")[0])
+    return next((f / "vecnormalize.pkl" for f in folders if (f / "vecnormalize.pkl").is_file()), None)
+
+
+def read_vecnormalize(path: Path, space: gym.Space) -> RunningNorm | None:
+    """Observation statistics from a file that `VecNormalize.save` wrote, without executing it.
+
+    Args:
+        path: The file.
+        space: Space of the observations that are to be normalized.
+
+    Returns:
+        The statistics; None if they were switched off (`norm_obs=False`).
+
+    Raises:
+        UserError: The file is missing or damaged, or its statistics are of other observations.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        state = Unpickler(io.BytesIO(path.read_bytes())).load().state
+        if not state.get("norm_obs", True):
+            return None
+        rms = state["obs_rms"].state
+        mean, var, count = (numbers(rms[name]) for name in ("mean", "var", "count"))
+        clip, epsilon = (float(numbers(state[name])) for name in ("clip_obs", "epsilon"))
+    except Exception as error:  # a damaged pickle may fail in any way
+        raise UserError(
+            f"{path} holds no observation statistics of VecNormalize, or it is damaged: {type(error).__name__}"
+        ) from None
+    if not (mean.shape == var.shape == space.shape):
+        raise UserError(f"the statistics in {path} are of observations of shape {mean.shape}, the agent's are {space.shape}")
+    norm = RunningNorm(mean.shape, clip, epsilon)
+    return load(norm, {"mean": torch.from_numpy(mean), "var": torch.from_numpy(var), "count": torch.from_numpy(count)})
