@@ -52,6 +52,7 @@ from rltool.networks.mlp import ACTIVATIONS, build_hidden_layers
 
 Tensors = Mapping[str, torch.Tensor]
 M = TypeVar("M", bound=nn.Module)
+S = TypeVar("S", bound=gym.Space)
 
 
 class SB3Agent(Agent):
@@ -111,17 +112,16 @@ def load_sb3(path: str | Path, vecnormalize: str | Path | None = None, device: s
         >>> action, _ = agent.predict(observation, deterministic=True)  # doctest: +SKIP
     """
     saved = read_zip(Path(path))
-    module = saved.data.get("policy_class", {}).get("__module__")
-    if module not in READERS:
+    if saved.module not in READERS:
         raise UserError(
-            f"{path} holds a policy of {module or 'an unknown class'}, which cannot be read; what can is the MlpPolicy "
-            "or CnnPolicy of A2C, PPO, TRPO, DQN, QR-DQN, SAC, TQC, TD3 and DDPG"
+            f"{path} holds a policy from {saved.module}, which cannot be read; what can is the MlpPolicy or CnnPolicy "
+            "of A2C, PPO, TRPO, DQN, QR-DQN, SAC, TQC, TD3 and DDPG"
         )
     try:
-        policy, config = READERS[module](saved)
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        policy, config = READERS[saved.module](saved)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"the weights in {path} are not those of a standard policy of {module}: {reason}") from None
+        raise UserError(f"the weights in {path} are not those of a policy from {saved.module}: {reason}") from None
     statistics = find_statistics(saved.path) if vecnormalize is None else Path(vecnormalize)
     if statistics is not None:
         policy.normalizer = read_vecnormalize(statistics, policy.observation_space)
@@ -136,19 +136,25 @@ def load_sb3(path: str | Path, vecnormalize: str | Path | None = None, device: s
 
 @dataclass
 class Saved:
-    """What an SB3 zip holds, as far as it is read."""
+    """What an SB3 zip holds, as far as it is read.
+
+    Attributes:
+        path: The zip.
+        module: Where the policy's class is defined; each of SB3's algorithm families has a module of its own.
+        options: Arguments of the policy's constructor (`policy_kwargs`); classes are text.
+        observation_space: Space of one observation.
+        action_space: Space of one action.
+        tensors: The policy's weights, by SB3's names.
+        notes: What the user should know.
+    """
 
     path: Path
-    data: dict[str, Any]
-    tensors: dict[str, torch.Tensor]
+    module: str
+    options: dict[str, Any]
     observation_space: gym.Space
     action_space: gym.Space
+    tensors: dict[str, torch.Tensor]
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of the policy's constructor (`policy_kwargs`); classes are text there."""
-        return self.data.get("policy_kwargs") or {}
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
         """The tensors whose names begin with a prefix, named without it."""
@@ -172,14 +178,19 @@ def read_zip(path: Path) -> Saved:
         raise UserError(f"{path} holds no Stable-Baselines3 agent: one has the members 'data' and 'policy.pth'")
     try:
         data = json.loads(members["data"])
-        spaces = [read_space(data[name]) for name in ("observation_space", "action_space")]
         tensors = torch.load(io.BytesIO(members["policy.pth"]), map_location="cpu", weights_only=True)
-        tensors = {str(name): tensor.float() for name, tensor in tensors.items()}
+        return Saved(
+            path,
+            str(data["policy_class"]["__module__"]),
+            dict(data["policy_kwargs"]),
+            read_space(data["observation_space"]),
+            read_space(data["action_space"]),
+            {str(name): tensor.float() for name, tensor in tensors.items()},
+        )
     except UserError as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     except Exception as error:  # torch.load promises no particular exceptions
         raise UserError(f"{path} is damaged, or holds more than weights: {type(error).__name__}") from None
-    return Saved(path, data, tensors, *spaces)
 
 
 def read_space(text: Mapping[str, Any]) -> gym.Space:
@@ -406,7 +417,7 @@ def make_config(saved: Saved, weights: Tensors, activation: str, **options: Any)
     return PolicyConfig(
         backbone="cnn" if "linear.0.weight" in weights else "mlp",
         hidden_sizes=hidden_sizes(weights),
-        activation=names[text],  # type: ignore[arg-type]
+        activation=names[text],
         init="default",
         **options,
     )
@@ -468,7 +479,7 @@ def read_actor_critic(saved: Saved) -> tuple[Policy, PolicyConfig]:
         head_weights["log_std"] = spread(saved, log_std)
     policy.action_head = load(head, head_weights)
     if saved.options.get("squash_output", False):
-        policy.action_head = SquashedHead(head, box(saved))
+        policy.action_head = SquashedHead(head, require(saved.action_space, gym.spaces.Box))
     critic = policy.value_backbone or policy.backbone
     policy.value_head = load(ValueHead(critic.out_features), linear(saved.part("value_net.")))
     return policy, config
@@ -477,7 +488,7 @@ def read_actor_critic(saved: Saved) -> tuple[Policy, PolicyConfig]:
 def read_q_network(name: str, saved: Saved) -> tuple[Policy, PolicyConfig]:
     """DQN (`q_net`) and QR-DQN (`quantile_net`): a policy that is greedy in the action values."""
     check_names(saved, f"{name}.{name}.", f"{name}.features_extractor.", f"{name}_target.")
-    n = int(getattr(saved.action_space, "n"))  # noqa: B009
+    n = int(require(saved.action_space, gym.spaces.Discrete).n)
     hidden, last = split(saved.part(f"{name}.{name}."))
     # An action's value is the mean of its quantiles. DQN has one "quantile"; the layer is linear, so its mean is too.
     last = {kind: tensor.reshape(-1, n, *tensor.shape[1:]).mean(0) for kind, tensor in last.items()}
@@ -497,7 +508,7 @@ def read_squashed_gaussian(saved: Saved) -> tuple[Policy, PolicyConfig]:
     weights = join(saved.part("actor.features_extractor."), saved.part("actor.latent_pi."))
     config = make_config(saved, weights, "relu", shared=True, action_std="dependent" if log_std is None else "gsde")
     backbone = make_backbone(saved, config, weights)
-    space, clip_mean = box(saved), math.inf
+    space, clip_mean = require(saved.action_space, gym.spaces.Box), math.inf
     n = math.prod(space.shape)
     mean = saved.part("actor.mu.")
     inner: ActionHead
@@ -520,10 +531,11 @@ def read_deterministic(saved: Saved) -> tuple[Policy, PolicyConfig]:
     weights = join(saved.part("actor.features_extractor."), hidden)
     config = make_config(saved, weights, "relu", shared=True)
     backbone = make_backbone(saved, config, weights)
-    n = math.prod(box(saved).shape)
+    space = require(saved.action_space, gym.spaces.Box)
+    n = math.prod(space.shape)
     # A Gaussian so narrow (2e-9) that it is one point, as far as 32 bits can tell.
     inner = load(GaussianHead(backbone.out_features, n), linear(last) | {"log_std": torch.full((n,), -20.0)})
-    return squashed_policy(saved, config, backbone, SquashedHead(inner, box(saved))), config
+    return squashed_policy(saved, config, backbone, SquashedHead(inner, space)), config
 
 
 def squashed_policy(saved: Saved, config: PolicyConfig, backbone: Backbone, head: SquashedHead) -> Policy:
@@ -533,11 +545,11 @@ def squashed_policy(saved: Saved, config: PolicyConfig, backbone: Backbone, head
     return policy
 
 
-def box(saved: Saved) -> gym.spaces.Box:
-    """The action space of an algorithm that acts in a Box only."""
-    if not isinstance(saved.action_space, gym.spaces.Box):
-        raise ValueError(f"it acts in a Box, not in {saved.action_space}")
-    return saved.action_space
+def require(space: gym.Space, kind: type[S]) -> S:
+    """The action space of an algorithm that knows but one kind."""
+    if not isinstance(space, kind):
+        raise ValueError(f"its actions are {space}, not a {kind.__name__}")
+    return space
 
 
 READERS: dict[str, Callable[[Saved], tuple[Policy, PolicyConfig]]] = {
@@ -566,7 +578,7 @@ class Record:
     args: tuple[Any, ...]
     state: Any
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Record:  # noqa: D102
+    def __new__(cls, *args: Any, **kwargs: Any) -> Record:
         record = super().__new__(cls)
         record.args, record.state = args, None
         return record
@@ -655,6 +667,6 @@ def read_vecnormalize(path: Path, space: gym.Space) -> RunningNorm | None:
             f"{path} holds no observation statistics of VecNormalize, or it is damaged: {type(error).__name__}"
         ) from None
     if not (mean.shape == var.shape == space.shape):
-        raise UserError(f"the statistics in {path} are of observations of shape {mean.shape}, the agent's are {space.shape}")
+        raise UserError(f"{path} is about observations of shape {mean.shape}, the agent's have shape {space.shape}")
     norm = RunningNorm(mean.shape, clip, epsilon)
     return load(norm, {"mean": torch.from_numpy(mean), "var": torch.from_numpy(var), "count": torch.from_numpy(count)})

@@ -28,7 +28,7 @@ class BackboneConfig(BaseModel):
         description="Network that reads observations (see `rltool list backbones`); auto: cnn for images, else mlp.",
     )
     hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(max_length=32)] = Field(
-        (64, 64), description="Widths of the hidden layers of the mlp, or of those behind a convolutional network."
+        (64, 64), description="Widths of the hidden layers of the mlp."
     )
     activation: Activation = Field("tanh", description="Nonlinearity of the mlp's hidden layers.")
     layer_norm: bool = Field(False, description="Normalize each hidden layer's features (layer norm).")

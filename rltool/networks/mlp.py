@@ -73,7 +73,8 @@ class MLP(Backbone):
 
     def as_numpy(self) -> NumpyFunction:
         activation = NUMPY_ACTIVATIONS.get(self.config.activation)
-        on_cpu = all(p.device.type == "cpu" for p in self.parameters())
+        weight = next(self.parameters(), None)
+        on_cpu = weight is None or weight.device.type == "cpu"
         if activation is None or self.config.layer_norm or self.one_hot_from is not None or not on_cpu:
             return super().as_numpy()
         weights = [linear_as_numpy(layer) for layer in self.layers if isinstance(layer, nn.Linear)]
