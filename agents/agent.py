@@ -160,6 +160,12 @@ class OnPolicyAgent(Agent):
     ) -> None:
         if config is not None and options:
             raise UserError("give either a config or options by name, not both")
+        if config is None and not isinstance(env, str):
+            count = env.num_envs if isinstance(env, VectorEnv) else 1
+            if options.setdefault("num_envs", count) != count:
+                raise UserError(
+                    f"num-envs is {options['num_envs']}, but the environment given has {count}; leave it out"
+                )
         self.config = config if config is not None else validate(self.config_class, options)
         self.seed = seed
         self.device = _device(device)

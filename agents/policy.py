@@ -86,5 +86,5 @@ def environment_actions(space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:
     if isinstance(space, gym.spaces.Box):
         low, high, shape = copy(space.low), copy(space.high), space.shape
         return lambda actions: np.clip(actions.reshape(-1, *shape), low, high).astype(space.dtype, copy=False)
-    start = int(getattr(space, "start", 0))
+    start = int(space.start) if isinstance(space, gym.spaces.Discrete) else 0
     return (lambda actions: actions + start) if start else (lambda actions: actions)

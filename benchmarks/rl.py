@@ -70,7 +70,7 @@ ZOO = {
         # The zoo's file says batches of 256, of which a rollout of 8 timesteps leaves 8.
         "num_envs": 1, "num_steps": 8, "batch_size": 8, "num_epochs": 10, "gamma": 0.9999, "gae_lambda": 0.9,
         "learning_rate": 7.77e-5, "clip_range": 0.1, "ent_coef": 0.00429, "max_grad_norm": 5.0, "vf_coef": 0.19,
-        "log_std_init": -3.29, **GSDE, **NORM,
+        "log_std_init": -3.29, "init": "default", **GSDE, **NORM,
     }),
     "a2c:MountainCarContinuous-v0": Peer(100_000, 91.2, {
         "num_envs": 4, "num_steps": 100, "sde_sample_freq": 16, "init": "default", **GSDE, **NORM,
@@ -120,7 +120,7 @@ def measure_rltool_class(job: dict[str, Any]) -> Measurement:
     seconds = time.perf_counter() - start
     # In this mode one step after each episode only resets, which SB3 does not count.
     resets = agent.collector.statistics.finished if agent.collector.autoreset_mode is AutoresetMode.NEXT_STEP else 0
-    return {"seconds": seconds, "timesteps": agent.timesteps - resets}
+    return {"seconds": seconds, "timesteps": agent.timesteps - resets, "solved": False}
 
 
 def measure_rltool_train(job: dict[str, Any]) -> Measurement:
@@ -143,8 +143,9 @@ def measure_rltool_train(job: dict[str, Any]) -> Measurement:
         run = rltool.train(
             job["method"], job["env"], callback=watch, seed=job["seed"], total_timesteps=budget, run_dir=folder
         )
-        seconds, timesteps = run.summary["seconds"], run.summary["total_timesteps"]
-        result = {"preset": preset, "seconds": seconds, "timesteps": timesteps, "solved": solved}
+        summary = run.summary  # Its seconds count from the first step, evaluations included.
+        result = {"seconds": summary["seconds"], "timesteps": summary["total_timesteps"], "solved": solved}
+        result |= {"preset": preset, "preset_timesteps": run_config.total_timesteps if preset != "none" else None}
         if job["evaluate"]:
             result["mean_return"] = mean_return(run.agent, job["env"], job["seed"])
             result["mean_return_of_last_weights"] = mean_return(agent, job["env"], job["seed"])
@@ -188,12 +189,11 @@ def measure_sb3(job: dict[str, Any]) -> Measurement:
                 self.solved = reached(returns, job["threshold"])
             return not self.solved
 
-    model, callback = make_sb3(job), StopWhenSolved() if job["threshold"] is not None else None
+    model, callback = make_sb3(job), StopWhenSolved()
     start = time.perf_counter()
-    model.learn(job["timesteps"], callback=callback)
-    result = {"seconds": time.perf_counter() - start, "timesteps": model.num_timesteps}
-    if callback is not None:
-        result["solved"] = callback.solved
+    model.learn(job["timesteps"], callback=callback if job["threshold"] is not None else None)
+    seconds = time.perf_counter() - start
+    result = {"seconds": seconds, "timesteps": model.num_timesteps, "solved": callback.solved}
     if job["evaluate"]:
         normalizer = model.get_vec_normalize_env()
 
@@ -214,7 +214,8 @@ def measure(job: dict[str, Any]) -> Measurement:
     result = sides[job["side"]](job) if job["side"] in sides else {}
     if result:
         result["timesteps_per_second"] = result["timesteps"] / result["seconds"]
-        result["seconds_to_solve"] = result["seconds"] if result.pop("solved", False) else None
+        if job["threshold"] is not None:
+            result["seconds_to_solve"] = result["seconds"] if result["solved"] else None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seed": job["seed"], **result, "peak_memory_mb": peak / (2**20 if sys.platform == "darwin" else 2**10)}
 
@@ -260,7 +261,7 @@ def figures(measurements: Sequence[Measurement]) -> list[float]:
 def spread(measurements: Sequence[Measurement], digits: int = 0, middle: Any = statistics.median) -> str:
     """The median (or mean) and the extremes, as text."""
     values = figures(measurements)
-    texts = [f"{x:,.{digits}f}" if math.isfinite(x) else "–" for x in (middle(values), min(values), max(values))]
+    texts = [f"{x:z,.{digits}f}" if math.isfinite(x) else "–" for x in (middle(values), min(values), max(values))]
     return f"{texts[0]} ({texts[1]} to {texts[2]})"
 
 
@@ -425,7 +426,7 @@ def main() -> None:
     parser.add_argument("part", nargs="?", choices=[*PARTS, "all"], default="all")
     parser.add_argument("--seeds", type=int, help="measurements of each side (throughput, solve 5; final 3; startup 7)")
     parser.add_argument("--runs", nargs="+", choices=list(ZOO), metavar="METHOD:ENV", help=f"of {', '.join(ZOO)}")
-    parser.add_argument("--timesteps", type=int, default=40_960, help="length of a throughput or memory run")
+    parser.add_argument("--timesteps", type=int, default=40_960, help="of a throughput or memory run: multiple of 4096")
     parser.add_argument("--with-sb3", action="store_true", help="final: train SB3 too (hours)")
     parser.add_argument("--jobs", type=int, default=1, help="final, which times nothing: measurements at a time")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the JSON files")

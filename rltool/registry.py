@@ -24,11 +24,18 @@ class Entry:
     summary: str
 
     def load(self) -> Any:
-        """The object itself."""
+        """The object itself.
+
+        Raises:
+            UserError: Its module cannot be imported, or lacks it.
+        """
         if not isinstance(self.target, str):
             return self.target
         module, _, attribute = self.target.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"'{self.name}' ({self.summary}) cannot be loaded: {error}") from error
 
 
 class Registry:

@@ -18,6 +18,8 @@ def validate(config_class: type[Config], options: Mapping[str, Any]) -> Config:
     Raises:
         UserError: An option is unknown (the message names the nearest) or its value is out of range.
     """
+    if not isinstance(options, Mapping):
+        raise UserError(f"options are a table of names and values, not {options!r}")
     for name in options:
         if name not in config_class.model_fields:
             raise unknown("option", name, config_class.model_fields)

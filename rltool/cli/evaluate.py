@@ -32,7 +32,8 @@ def evaluate(
     video: Annotated[bool, typer.Option("--video", help="Film the episodes into the run's videos/ folder.")] = False,
     gif: Annotated[bool, typer.Option("--gif", help="Film them as animated GIFs.")] = False,
     env_arg: Annotated[
-        list[str] | None, typer.Option("--env-arg", help="Argument of the environment's constructor, as g=9.81.")
+        list[str] | None,
+        typer.Option("--env-arg", metavar="NAME=VALUE", help="Argument of the environment's constructor, as g=9.81."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

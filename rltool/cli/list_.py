@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -68,14 +69,14 @@ def runs(run_dir: Annotated[str, typer.Option("--run-dir", help="Folder of the r
 
     rows = []
     for file in sorted(Path(run_dir).rglob("config.json"), key=lambda p: p.stat().st_mtime):
-        if any(parent.is_symlink() for parent in file.parents):
+        if file.parent.is_symlink():
             continue
         try:
             run = Run(file.parent)
-        except UserError:
+            summary = run.summary
+        except UserError:  # Half-written, or another tool's.
             continue
-        summary = run.summary
-        state = "going on" if not summary else "finished" if summary["finished"] else "stopped"
+        state = "going on" if not summary else "finished" if summary.get("finished") else "stopped"
         result = summary.get("mean_return")
         rows.append(
             [
@@ -84,7 +85,10 @@ def runs(run_dir: Annotated[str, typer.Option("--run-dir", help="Folder of the r
                 run.data,
                 state,
                 f"{summary.get('total_timesteps', 0):,}",
-                "" if result is None else f"{result:.1f}",
+                f"{result:.1f}" if isinstance(result, float) else "",
             ]
         )
+    if not rows:
+        print(f"no runs in {run_dir}/; train one with: rltool train a2c CartPole-v1", file=sys.stderr)
+        return
     _table("runs", ["run", "method", "data", "state", "timesteps", "return"], rows)

@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from rltool import __version__
 from rltool.cli import evaluate, list_, plot, resume, train
-from rltool.errors import TrainingError, UserError
+from rltool.errors import TrainingError, UserError, unknown
 
 # Typer carries its own click; the base of its usage errors is reached through the one class it exports.
 UsageError: Any = typer.BadParameter.__mro__[2]
@@ -60,11 +60,32 @@ def fail(error: Any, code: int) -> NoReturn:
     """Print one sentence (or, with --debug, the traceback) and end."""
     if "--debug" in sys.argv:
         raise error
-    message = " ".join(str(error.format_message() if isinstance(error, UsageError) else error).split())
+    message = " ".join(_sentence(error).split())
     for note in getattr(error, "__notes__", []):
         message += f"\n{note}"
-    print(f"rltool: {message}", file=sys.stderr)
+    if message:  # Empty where the help has just been printed.
+        print(f"rltool: {message}", file=sys.stderr)
     raise SystemExit(code)
+
+
+def _sentence(error: Any) -> str:
+    if not isinstance(error, UsageError):
+        return str(error)
+    if getattr(error, "possibilities", None):
+        return str(unknown("option", error.option_name, error.possibilities))
+    message = str(error.format_message()).replace("No such option: ", "no option ").replace("Value error, ", "").strip()
+    if not message or message.endswith("?"):
+        return message
+    return f"{message.removesuffix('.')}; see {error.ctx.command_path} --help" if error.ctx else message
+
+
+def fail_unforeseen(error: Exception) -> NoReturn:
+    """Print what was raised without its traceback, how to see that, and end with 1."""
+    if "--debug" in sys.argv:
+        raise error
+    notes = [*getattr(error, "__notes__", []), "where it happened: the same command with --debug"]
+    print("\n".join([f"rltool: {type(error).__name__}: {error}", *notes]), file=sys.stderr)
+    raise SystemExit(1)
 
 
 def main() -> None:
@@ -88,4 +109,6 @@ def main() -> None:
     except BrokenPipeError:  # The reader of our output has gone, as in `rltool list envs | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    except Exception as error:  # Not foreseen, but the user's own environment may raise anything.
+        fail_unforeseen(error)
     raise SystemExit(code if isinstance(code, int) else 0)

@@ -10,10 +10,21 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from rich.markup import escape
+from typer.core import TyperCommand
 
 from rltool.errors import UserError
 
 SHORT_FLAGS = {"total_timesteps": "-n"}
+
+
+class OptionsCommand(TyperCommand):
+    """A command whose help leaves `--no-x` to the text, so that the names of flags fit into 80 columns."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        for parameter in self.params:  # Help ends the command: nothing is parsed after this.
+            parameter.secondary_opts = []
+        super().format_help(ctx, formatter)
 
 
 def option_parameters(
@@ -34,10 +45,11 @@ def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     flags = [f"{flag}/--no-{name.replace('_', '-')}"] if kind is bool else [flag]
     if name in SHORT_FLAGS:
         flags.append(SHORT_FLAGS[name])
-    metavar = "N,N,..." if get_origin(field.annotation) is tuple else None
-    option = typer.Option(
-        *flags, help=field.description, show_default=_shown(field.default, kind), rich_help_panel=panel, metavar=metavar
-    )
+    is_choice = get_origin(kind) is Literal
+    metavar = "N,N,..." if get_origin(field.annotation) is tuple else "CHOICE" if is_choice else None
+    values = _values(field.default, kind) + (f"; --no-{flag[2:]}" if kind is bool else "")
+    text = f"{escape(field.description or '')} [dim]{escape(f'[{values}]')}[/]"
+    option = typer.Option(*flags, help=text, show_default=False, rich_help_panel=panel, metavar=metavar)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
@@ -55,7 +67,12 @@ def _command_line_type(annotation: Any) -> Any:
     return str
 
 
-def _shown(default: Any, kind: Any) -> str | bool:
+def _values(default: Any, kind: Any) -> str:
+    choices = f"{', '.join(get_args(kind))}; " if get_origin(kind) is Literal else ""
+    return f"{choices}default: {_shown(default, kind)}"
+
+
+def _shown(default: Any, kind: Any) -> str:
     if default is None:
         return "none"
     if isinstance(default, tuple):

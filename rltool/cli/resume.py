@@ -25,12 +25,14 @@ def resume(
 
     before = Run(run)
     done = before.summary.get("total_timesteps", 0)
-    if before.summary.get("finished") and done >= (total_timesteps or before.options.total_timesteps):
-        print(f"{shown(before.path)} is finished at {done:,} timesteps; give a larger --total-timesteps to go further")
+    if before.summary and done >= (total_timesteps or before.options.total_timesteps):
+        state = "is finished" if before.summary.get("finished") else "stands"
+        print(f"{shown(before.path)} {state} at {done:,} timesteps; give a larger --total-timesteps to go further")
         return
     after = go_on(before.path, total_timesteps, progress=not quiet)
     if not after.summary["finished"]:
-        print(f"stopped at timestep {after.summary['total_timesteps']:,}; go on with: rltool resume {shown(after.path)}")
+        done = after.summary["total_timesteps"]
+        print(f"stopped at timestep {done:,}; go on with: rltool resume {shown(after.path)}")
         raise typer.Exit(1)
     if not quiet:
         report(after)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -66,7 +67,11 @@ def train_seeds(method: str, data: str, seeds: list[int], options: dict[str, Any
                 job = {**options, "seed": seed, "run_dir": str(folder), "name": f"seed-{seed}"}
                 errors = tempfile.TemporaryFile("w+")
                 command = [sys.executable, "-m", "rltool.cli.seeds", json.dumps([method, data, job])]
-                running[seed] = (subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, text=True), errors)
+                # A session of its own: Ctrl-C reaches it through us, once, however we got it.
+                process = subprocess.Popen(
+                    command, stdout=subprocess.DEVNULL, stderr=errors, text=True, start_new_session=True
+                )
+                running[seed] = (process, errors)
             time.sleep(0.05)
             for seed, (process, errors) in list(running.items()):
                 if process.poll() is None:
@@ -76,14 +81,21 @@ def train_seeds(method: str, data: str, seeds: list[int], options: dict[str, Any
                 text = errors.read().strip()
                 if process.returncode == 0:
                     summary = Run(folder / f"seed-{seed}").summary
-                    _say(f"seed {seed}: return {summary['mean_return']:.1f}, {summary['seconds']:.1f} s", as_json)
+                    result = summary["mean_return"]  # None where no episode has ended.
+                    returned = "no return" if result is None else f"return {result:.1f}"
+                    _say(f"seed {seed}: {returned}, {summary['seconds']:.1f} s", as_json)
                 else:
                     failed[seed] = text.split("\n")[-1]
                     _say(f"seed {seed}: {failed[seed]}", as_json)
     except KeyboardInterrupt:
-        # Children got the same signal and stop after their update, everything saved.
         for process, _ in running.values():
-            process.wait()
+            process.send_signal(signal.SIGINT)
+        try:
+            for process, _ in running.values():
+                process.wait()
+        except KeyboardInterrupt:
+            for process, _ in running.values():
+                process.kill()
         print(f"stopped; go on with each seed: rltool resume {folder}/seed-S", file=sys.stderr)
         raise typer.Exit(1) from None
     _report(folder, [s for s in seeds if s not in failed], failed, as_json)
@@ -92,15 +104,17 @@ def train_seeds(method: str, data: str, seeds: list[int], options: dict[str, Any
 def _report(folder: Path, seeds: list[int], failed: dict[int, str], as_json: bool) -> None:
     import numpy as np
 
+    from rltool.training.checkpoint import write_atomically
     from rltool.training.run import Run
     from rltool.training.statistics import bootstrap_interval, iqm
 
-    returns = np.array([Run(folder / f"seed-{s}").summary["mean_return"] for s in seeds], dtype=float)
+    results = [Run(folder / f"seed-{s}").summary["mean_return"] for s in seeds]
+    returns = np.array([result for result in results if result is not None], dtype=float)
     report: dict[str, Any] = {"run": str(folder), "seeds": seeds, "failed": failed}
     if len(returns):
         low, high = bootstrap_interval(returns)
         report |= {"mean_return": float(returns.mean()), "iqm": iqm(returns), "interval_95": [low, high]}
-    (folder / "summary.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_atomically(folder / "summary.json", (json.dumps(report, indent=2) + "\n").encode())
     if as_json:
         print(json.dumps(report))
     elif len(returns):

@@ -50,7 +50,7 @@ def _train() -> None:
 
 def build_command(name: str) -> Any:
     """The command of one method."""
-    from rltool.cli.options import given_options, option_parameters, parse_assignments
+    from rltool.cli.options import OptionsCommand, given_options, option_parameters, parse_assignments
     from rltool.training.config import RunConfig
 
     entry = METHODS[name]
@@ -86,16 +86,20 @@ def build_command(name: str) -> Any:
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    single.command(name, help=f"{name}: {entry.summary}.")(command)
+    single.command(name, cls=OptionsCommand, help=f"{name}: {entry.summary}.")(command)
     return get_command(single)
 
 
 def _parameter(name: str, kind: Any, flag: str, text: str, panel: str, default: Any) -> inspect.Parameter:
-    option = typer.Option(flag, help=text, rich_help_panel=panel, show_default=False)
+    metavar = "NAME=VALUE" if flag == "--env-arg" else None
+    option = typer.Option(flag, help=text, rich_help_panel=panel, show_default=False, metavar=metavar)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
 def _train_one(name: str, data: str, options: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    from rltool.training.options import resolve_options
+
+    resolve_options(METHODS[name].load(), data, options)  # A wrong option need not wait for PyTorch.
     from rltool.training.run import shown
     from rltool.training.train import train
 
@@ -104,7 +108,9 @@ def _train_one(name: str, data: str, options: dict[str, Any], as_json: bool, qui
         print(json.dumps({"run": str(run.path), **run.summary}))
     if not run.summary["finished"]:
         if not as_json:
-            print(f"stopped at timestep {run.summary['total_timesteps']:,}; go on with: rltool resume {shown(run.path)}")
+            print(
+                f"stopped at timestep {run.summary['total_timesteps']:,}; go on with: rltool resume {shown(run.path)}"
+            )
         raise typer.Exit(1)
     if not as_json and not quiet:
         report(run)

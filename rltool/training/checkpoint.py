@@ -81,7 +81,19 @@ def load_state(path: Path) -> State:
     try:
         with safetensors.safe_open(path, "pt") as file:
             values = json.loads((file.metadata() or {})["rltool"])
+            if not isinstance(values, dict):
+                raise ValueError("its values are no table")
             names = file.keys()  # The file is no dictionary: it cannot be iterated.
             return State({name: file.get_tensor(name) for name in names}, values)
     except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
         raise UserError(f"{path} is damaged or was not written by rltool ({error})") from None
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The values of a state without its tensors; empty if the file is not one of ours."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            values = json.loads((file.metadata() or {}).get("rltool", "{}"))
+    except (safetensors.SafetensorError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}

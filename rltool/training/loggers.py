@@ -70,14 +70,14 @@ def read_metrics(path: Path) -> list[Row]:
     if not path.exists():
         return []
     rows = []
-    with open(path, newline="") as file:
-        for cells in csv.DictReader(file):
-            try:
-                row = {name: float(cell) for name, cell in cells.items() if cell}
-            except (TypeError, ValueError):
-                continue
-            if "time/total_timesteps" in row:
-                rows.append(row)
+    text = path.read_bytes().decode(errors="replace")
+    for cells in csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")):
+        try:
+            row = {name: float(cell) for name, cell in cells.items() if cell}
+        except (TypeError, ValueError):
+            continue
+        if "time/total_timesteps" in row:
+            rows.append(row)
     return rows
 
 

@@ -23,9 +23,6 @@ def curve(run: Run, metric: str) -> Curve:
 
 
 def _axes(title: str, ylabel: str) -> tuple[Any, Any]:
-    import matplotlib
-
-    matplotlib.use("agg")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")

@@ -74,13 +74,14 @@ class LiveProgress(Progress):
         self.evaluation = row.get("eval/mean_return", self.evaluation)
 
     def note(self, message: str) -> None:
-        self.live.console.print(message, highlight=False)
+        self.live.console.print(message, highlight=False, markup=False)
 
     def stop(self) -> None:
         self.live.stop()
 
     def _render(self) -> Any:
         from rich.console import Group
+        from rich.markup import escape
         from rich.panel import Panel
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -101,7 +102,7 @@ class LiveProgress(Progress):
         grid.add_row("time", f"{clock(elapsed)} gone, {clock(left) if left is not None else '…'} left")
         bar = Table.grid(padding=(0, 2))
         bar.add_row(ProgressBar(self.total, done, width=50), f"{done:,.0f} of {self.total:,} timesteps")
-        return Panel(Group(bar, grid), title=f"[bold]{self.title}[/]", title_align="left", expand=False)
+        return Panel(Group(bar, grid), title=f"[bold]{escape(self.title)}[/]", title_align="left", expand=False)
 
 
 def make_progress(show: bool) -> Progress:

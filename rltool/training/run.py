@@ -6,15 +6,19 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
+from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rltool.errors import UserError
-from rltool.training.checkpoint import disk_error, write_atomically
+from rltool.errors import TrainingError, UserError
+from rltool.training.checkpoint import disk_error, read_values, write_atomically
 from rltool.training.config import RunConfig
 from rltool.training.loggers import Row, read_metrics
 from rltool.training.methods import METHODS
@@ -42,9 +46,9 @@ class Run:
     def __init__(self, path: str | Path) -> None:
         self.path = resolve_run(path)
         self.config: dict[str, Any] = self._read_json("config.json")
-        missing = [key for key in ("method", "data", "run", "config") if key not in self.config]
-        if missing:
-            raise UserError(f"{self.path}/config.json is not a run's (it lacks {', '.join(missing)})")
+        for key, kind in (("method", str), ("data", str), ("run", dict), ("config", dict)):
+            if not isinstance(self.config.get(key), kind):
+                raise UserError(f"{self.path}/config.json is not a run's (its '{key}' is missing or damaged)")
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -52,12 +56,12 @@ class Run:
     @property
     def method(self) -> str:
         """Name of the method."""
-        return str(self.config["method"])
+        return self.config["method"]
 
     @property
     def data(self) -> str:
         """What it was trained on: an environment id."""
-        return str(self.config["data"])
+        return self.config["data"]
 
     @property
     def options(self) -> RunConfig:
@@ -77,8 +81,12 @@ class Run:
     @cached_property
     def agent(self) -> Any:
         """The trained agent, with the weights of `model.safetensors` (the best evaluated)."""
+        weights = self.path / "model.safetensors"
+        with suppress(FileNotFoundError):
+            for data in dict.fromkeys((self.data, str(read_values(weights).get("env_id")))):
+                admit_module(data, self.path)
         learner_class = METHODS[self.method].load().learner_class()
-        return learner_class.load(self.path / "model.safetensors", device=self.options.device)
+        return learner_class.load(weights, device=self.options.device)
 
     @property
     def model(self) -> Any:
@@ -87,6 +95,7 @@ class Run:
 
     def build(self) -> Any:
         """A fresh, untrained learner with this run's options."""
+        admit_module(self.data, self.path)
         method, options = METHODS[self.method].load(), self.options
         return method.learner_class()(
             self.data,
@@ -115,6 +124,36 @@ class Run:
         if not isinstance(value, dict):
             raise UserError(f"{file} does not hold a JSON object; the run is damaged")
         return value
+
+
+def admit_module(data: str, folder: Path) -> None:
+    """Announce the module that a run's environment `module:EnvId` imports; refuse one in the run's own folder.
+
+    Raises:
+        UserError: The module lies in the folder, or is looked for there: a run from a stranger would run code.
+    """
+    module = data.rpartition(":")[0]
+    if not module or module in sys.modules:
+        return
+    if Path.cwd().is_relative_to(folder):
+        raise UserError(
+            f"{data} imports the module {module}, which is never done in a run's own folder; leave {folder}"
+        )
+    places: Sequence[str] = [*sys.path, os.getcwd()]
+    for part in module.split("."):  # Found without being imported: a part is looked for where its parent lies.
+        spec = PathFinder.find_spec(part, places)
+        if spec is None:
+            break
+        places = list(spec.submodule_search_locations or [])
+        found = [place for place in (spec.origin, *places) if place]
+        if any(
+            Path(os.path.abspath(place)).is_relative_to(folder) or Path(place).resolve().is_relative_to(folder)
+            for place in found
+        ):
+            raise UserError(
+                f"{folder} brings the module {module} along, which is never imported from a run's own folder"
+            )
+    print(f"importing {module}, which the run names for {data}", file=sys.stderr)
 
 
 def load(path: str | Path) -> Run:
@@ -161,14 +200,17 @@ def create_run(method: str, data: str, options: RunConfig, config: dict[str, Any
     Raises:
         UserError: The name is taken, or the folder cannot be made.
     """
-    parent = Path(options.run_dir)
+    parent, path = Path(options.run_dir), None
+    if options.name == "latest":
+        raise UserError("latest always names the newest run; choose another --name")
     try:
         parent.mkdir(parents=True, exist_ok=True)
         if options.name is not None:
-            path = parent / sanitize(options.name)
-            if path.exists():
-                raise UserError(f"{path} exists; choose another --name, or go on with: rltool resume {path}")
-            path.mkdir()
+            named = parent / sanitize(options.name)
+            if named.exists():
+                raise UserError(f"{named} exists; choose another --name, or go on with: rltool resume {named}")
+            named.mkdir()
+            path = named
         else:
             path = _next_free(parent, sanitize(f"{method}-{data}"))
         (path / "checkpoints").mkdir()
@@ -190,8 +232,10 @@ def create_run(method: str, data: str, options: RunConfig, config: dict[str, Any
                 + "\n"
             ).encode(),
         )
-    except OSError as error:
-        raise UserError(str(disk_error(parent, error))) from None
+    except (OSError, TrainingError) as error:
+        if path is not None:
+            shutil.rmtree(path, ignore_errors=True)
+        raise UserError(str(disk_error(parent, error) if isinstance(error, OSError) else error)) from None
     _point_latest(parent, path)
     return Run(path)
 

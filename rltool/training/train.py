@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rltool.errors import TrainingError, UserError, unknown
-from rltool.training.checkpoint import load_state
-from rltool.training.config import RunConfig
+from rltool.errors import TrainingError, UserError
+from rltool.training.checkpoint import disk_error, load_state
 from rltool.training.methods import METHODS, Method
+from rltool.training.options import resolve_options
 from rltool.training.progress import Progress, make_progress
 from rltool.training.recorder import Interruption, Recorder
 from rltool.training.run import Run, create_run, shown
-from rltool.validation import validate
 
 Callback = Callable[[Any, Mapping[str, Any]], bool | None]
-
-
-def resolve_options(method: Method, data: str, options: Mapping[str, Any]) -> tuple[RunConfig, Any, str]:
-    """Options given, over the preset's, over the defaults; as the run's config and the method's.
-
-    Returns:
-        The run's config, the method's config, and the name of the preset in use ("none" without one).
-
-    Raises:
-        UserError: An option, its value or the preset is wrong.
-    """
-    preset = options.get("preset", "auto")
-    if preset == "auto":
-        preset = data if data in method.presets else "none"
-    elif preset != "none" and preset not in method.presets:
-        raise unknown("preset", preset, ["auto", "none", *method.presets])
-    fields = {**RunConfig.model_fields, **method.config.model_fields}
-    for name in options:
-        if name not in fields:
-            raise unknown("option", name, fields)
-    merged = {**method.presets.get(preset, {}), **options, "preset": preset}
-    run = validate(RunConfig, {k: v for k, v in merged.items() if k in RunConfig.model_fields})
-    config = validate(method.config, {k: v for k, v in merged.items() if k not in RunConfig.model_fields})
-    return run, config, preset
 
 
 def train(method: str, data: str, *, callback: Callback | None = None, progress: bool = False, **options: Any) -> Run:
@@ -74,7 +50,9 @@ def train(method: str, data: str, *, callback: Callback | None = None, progress:
     )
     run = create_run(method, data, run_config, config.model_dump(mode="json"))
     display = make_progress(progress)
-    display.start(f"{method} on {data}, {_describe_preset(preset, data)} → {shown(run.path)}", run_config.total_timesteps)
+    display.start(
+        f"{method} on {data}, {_describe_preset(preset, data)} → {shown(run.path)}", run_config.total_timesteps
+    )
     return _execute(run, learner, run_config.total_timesteps, display, None, callback)
 
 
@@ -98,19 +76,42 @@ def resume(
     """
     run = Run(path)
     total = total_timesteps or run.options.total_timesteps
-    display = make_progress(progress)
-    checkpoints = run.checkpoints()
-    state = load_state(checkpoints[-1]) if checkpoints else None
-    if state is not None and state.values["timesteps"] >= total:
+    if run.summary.get("finished") and run.summary.get("total_timesteps", 0) >= total:
         return run
     _set_threads(run.options.threads)
-    learner = run.build()
-    done = 0
-    if state is not None:
-        learner.restore(state)
-        done = learner.timesteps
+    display = make_progress(progress)
+    learner, kept, sentences = _last_checkpoint(run)
+    done = learner.timesteps
     display.start(f"{run.method} on {run.data}, from timestep {done:,} → {shown(run.path)}", total, done)
-    return _execute(run, learner, total, display, state.values["recorder"] if state else None, callback)
+    for sentence in sentences:
+        display.note(sentence)
+    return _execute(run, learner, total, display, kept, callback)
+
+
+def _last_checkpoint(run: Run) -> tuple[Any, dict[str, Any] | None, list[str]]:
+    """A learner as the newest checkpoint that can be read has it, the recorder's state, and what is to be said.
+
+    A damaged checkpoint is set aside as `*.damaged`, and the one before is taken.
+    """
+    sentences: list[str] = []
+    files = run.checkpoints()
+    for file in reversed(files):
+        learner = run.build()
+        try:
+            state = load_state(file)
+            learner.restore(state)
+            kept: dict[str, Any] = state.values["recorder"]
+        except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError):
+            sentences.append(f"{file.name} is damaged; going on from the checkpoint before it")
+            continue
+        for bad in files[files.index(file) + 1 :]:
+            bad.rename(bad.with_suffix(".damaged"))
+        if state.values.get("env", True) is None:
+            sentences.append("this environment's state cannot be kept: new episodes begin, so the resume is not exact")
+        return learner, kept, sentences
+    if files:
+        raise UserError(f"no checkpoint in {shown(run.path)} can be read; remove its checkpoints/ to start again")
+    return run.build(), None, []
 
 
 def _execute(
@@ -131,9 +132,11 @@ def _execute(
         try:
             with Interruption(interrupt):
                 learner.learn(total, [recorder, *([callback] if callback else [])], resume=True)
-        except TrainingError as error:
-            error.add_note(f"saved up to timestep {learner.timesteps:,}; go on with: rltool resume {shown(run.path)}")
-            _save_what_there_is(recorder)
+        except KeyboardInterrupt:
+            display.note(f"stopped at once; go on from the last checkpoint with: rltool resume {shown(run.path)}")
+            raise
+        except Exception as error:
+            error.add_note(_save_what_there_is(recorder))
             raise
         if recorder.timesteps < total:
             recorder.save()
@@ -144,20 +147,26 @@ def _execute(
     return run
 
 
-def _save_what_there_is(recorder: Recorder) -> None:
-    """Keep the last good weights of a training that failed, if the disk and the weights allow."""
-    try:
-        recorder.save()
-        recorder.summarize()
-    except TrainingError:
-        pass
+def _save_what_there_is(recorder: Recorder) -> str:
+    """Keep a training that failed, if the disk and the weights allow; returns what to tell the user."""
+    for keep in (recorder.save, recorder.summarize):
+        with suppress(TrainingError):
+            keep()
+    run = recorder.run
+    if not run.checkpoints():
+        return f"nothing was saved; start again with: rltool resume {shown(run.path)}"
+    timesteps = int(run.checkpoints()[-1].stem.removeprefix("step-"))
+    return f"saved up to timestep {timesteps:,}; go on with: rltool resume {shown(run.path)}"
 
 
 def _draw(run: Run) -> None:
     from rltool.training.plotting import draw_learning_curve
 
     if run.metrics:
-        draw_learning_curve(run)
+        try:
+            draw_learning_curve(run)
+        except OSError as error:
+            raise disk_error(run.path, error) from error
 
 
 def _describe_preset(preset: str, data: str) -> str:

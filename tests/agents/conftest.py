@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -53,8 +53,7 @@ class IdentityVectorEnv(VectorEnv):
     Box: the observation is a number in [-1, 1], and an action a is worth 1 - (a - observation)^2.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
-    max_return = 10.0
+    metadata: ClassVar = {"autoreset_mode": AutoresetMode.NEXT_STEP}
 
     def __init__(self, kind: str, num_envs: int = 8, start: int = 0) -> None:
         self.kind = kind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -159,7 +160,7 @@ def test_statistics_keep_the_last_100_episodes() -> None:
 
 def test_rows_line_up_between_rollouts(counting_envs: MakeEnvs, mode: AutoresetMode) -> None:
     _, rollouts = collect(counting_envs(mode), [5, 4, 3])
-    for before, after in zip(rollouts, rollouts[1:], strict=False):
+    for before, after in pairwise(rollouts):
         np.testing.assert_array_equal(before.observations[-1], after.observations[0])
 
 

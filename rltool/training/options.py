@@ -1,0 +1,35 @@
+"""Options given, over the preset's, over the defaults. Free of torch, so that a wrong one is found at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rltool.errors import unknown
+from rltool.training.config import RunConfig
+from rltool.training.methods import Method
+from rltool.validation import validate
+
+
+def resolve_options(method: Method, data: str, options: Mapping[str, Any]) -> tuple[RunConfig, Any, str]:
+    """Options given, over the preset's, over the defaults; as the run's config and the method's.
+
+    Returns:
+        The run's config, the method's config, and the name of the preset in use ("none" without one).
+
+    Raises:
+        UserError: An option, its value or the preset is wrong.
+    """
+    preset = options.get("preset", "auto")
+    if preset == "auto":
+        preset = data if data in method.presets else "none"
+    elif preset != "none" and preset not in method.presets:
+        raise unknown("preset", preset, ["auto", "none", *method.presets])
+    fields = {**RunConfig.model_fields, **method.config.model_fields}
+    for name in options:
+        if name not in fields:
+            raise unknown("option", name, fields)
+    merged = {**method.presets.get(preset, {}), **options, "preset": preset}
+    run = validate(RunConfig, {k: v for k, v in merged.items() if k in RunConfig.model_fields})
+    config = validate(method.config, {k: v for k, v in merged.items() if k not in RunConfig.model_fields})
+    return run, config, preset
