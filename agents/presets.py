@@ -10,7 +10,15 @@ NORMALIZED = {"normalize_observations": True, "normalize_returns": True}
 GSDE = {"action_std": "gsde", "init": "default"}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "reinforce": {},
+    "reinforce": {
+        "CartPole-v1": {
+            "total_timesteps": 200_000,
+            "eval_freq": 50_000,
+            "learning_rate": 5e-3,
+            "learning_rate_schedule": "linear",
+            "normalize_advantages": True,
+        },
+    },
     "a2c": {
         "CartPole-v1": {
             "total_timesteps": 150_000,
@@ -66,11 +74,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "total_timesteps": 1_000_000,
             "eval_freq": 50_000,
             "eval_episodes": 20,
-            "num_envs": 16,
-            "num_steps": 256,
-            "batch_size": 256,
-            "num_epochs": 4,
-            "learning_rate": 1e-3,
+            "num_envs": 64,
+            "num_steps": 128,
+            "batch_size": 512,
+            "num_epochs": 10,
+            "learning_rate": 2e-3,
             "learning_rate_schedule": "linear",
             "gae_lambda": 0.94,
             **NORMALIZED,
