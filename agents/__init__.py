@@ -7,10 +7,10 @@ from rltool.lazy import lazy_exports
 if TYPE_CHECKING:
     from rltool.agents.a2c import A2C as A2C
     from rltool.agents.agent import Agent as Agent
-    from rltool.agents.agent import OnPolicyAgent as OnPolicyAgent
     from rltool.agents.config import A2CConfig as A2CConfig
     from rltool.agents.config import PPOConfig as PPOConfig
     from rltool.agents.config import REINFORCEConfig as REINFORCEConfig
+    from rltool.agents.on_policy import OnPolicyAgent as OnPolicyAgent
     from rltool.agents.policy import Policy as Policy
     from rltool.agents.ppo import PPO as PPO
     from rltool.agents.reinforce import REINFORCE as REINFORCE
@@ -19,8 +19,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "a2c": ["A2C"],
-        "agent": ["Agent", "OnPolicyAgent"],
+        "agent": ["Agent"],
         "config": ["A2CConfig", "PPOConfig", "REINFORCEConfig"],
+        "on_policy": ["OnPolicyAgent"],
         "policy": ["Policy"],
         "ppo": ["PPO"],
         "reinforce": ["REINFORCE"],

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from rltool.agents.advantages import gae
-from rltool.agents.agent import OnPolicyAgent, UpdateMetrics
 from rltool.agents.config import A2CConfig
+from rltool.agents.on_policy import OnPolicyAgent, UpdateMetrics
 from rltool.agents.rollout import Rollout
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from rltool.envs import make_env, make_vector_env
 from rltool.errors import TrainingError, UserError
@@ -60,7 +60,7 @@ class Evaluation:
 
 def evaluate(
     agent: Predictor,
-    env: str | VectorEnv,
+    env: str | gym.Env | VectorEnv,
     episodes: int = 20,
     seed: int = 0,
     deterministic: bool = True,
@@ -74,7 +74,7 @@ def evaluate(
 
     Args:
         agent: Anything with `predict`: an rltool agent, an SB3 model.
-        env: An environment id, or a vector environment.
+        env: An environment id, a Gymnasium environment, or a vector environment.
         episodes: How many episodes.
         seed: Seeds the environments (and the agent's sampling, if it is one of ours).
         deterministic: Take the most probable actions instead of samples.
@@ -92,11 +92,9 @@ def evaluate(
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, not {episodes}")
     owned = isinstance(env, str)
-    envs = (
-        make_vector_env(env, num_envs or min(episodes, 32), seed=seed, **(env_kwargs or {}))
-        if isinstance(env, str)
-        else env
-    )
+    if isinstance(env, str):
+        env = make_vector_env(env, num_envs or min(episodes, 32), seed=seed, **(env_kwargs or {}))
+    envs = env if isinstance(env, VectorEnv) else SyncVectorEnv([lambda: env])
     rng = None if deterministic else getattr(agent, "rng", None)
     if isinstance(rng, np.random.Generator):
         kept = rng.bit_generator.state

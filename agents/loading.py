@@ -28,7 +28,7 @@ def load_agent(path: str | Path, device: str = "cpu") -> Any:
     if path.suffix == ".zip":
         from rltool.agents.sb3 import load_sb3
 
-        return load_sb3(path)
+        return load_sb3(path, device=device)
     if path.is_file():
         method = load_state(path).values.get("method")
         if method is None:

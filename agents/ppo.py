@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from rltool.agents.advantages import gae
-from rltool.agents.agent import OnPolicyAgent, UpdateMetrics
 from rltool.agents.config import PPOConfig
+from rltool.agents.on_policy import OnPolicyAgent, UpdateMetrics
 from rltool.agents.rollout import Rollout
 
 TERMS = ("policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction", "grad_norm")

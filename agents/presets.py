@@ -58,6 +58,22 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             **GSDE,
             **NORMALIZED,
         },
+        "Pendulum-v1": {
+            "total_timesteps": 1_000_000,
+            "eval_freq": 50_000,
+            "eval_episodes": 20,
+            "num_envs": 8,
+            "num_steps": 32,
+            "learning_rate": 7e-4,
+            "learning_rate_schedule": "linear",
+            "optimizer": "adam",
+            "gamma": 0.95,
+            "gae_lambda": 0.9,
+            "activation": "relu",
+            "action_std": "gsde",
+            "log_std_init": -1.0,
+            "normalize_returns": True,
+        },
     },
     "ppo": {
         "CartPole-v1": {

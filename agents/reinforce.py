@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from rltool.agents.advantages import discounted_returns
-from rltool.agents.agent import OnPolicyAgent, UpdateMetrics
 from rltool.agents.config import REINFORCEConfig
+from rltool.agents.on_policy import OnPolicyAgent, UpdateMetrics
 from rltool.agents.rollout import Rollout
 
 
@@ -23,13 +23,11 @@ class REINFORCE(OnPolicyAgent):
 
     def collect(self, max_steps: int) -> Rollout:
         if self.return_scaler is not None:
-            self.return_scaler.running.zero_()  # type: ignore[operator]
+            self.return_scaler.running.zero_()  # Every episode begins anew.
         return self.collector.collect_episodes(self.policy.actor(self.rng), self.config.num_steps, max_steps)
 
     def update(self, rollout: Rollout) -> UpdateMetrics:
         config, valid = self.config, rollout.valid
-        if not valid.any():  # The budget cut every episode.
-            return {}
         distribution, values = self.policy(torch.from_numpy(rollout.observations[:-1][valid]).to(self.device))
         actions = torch.from_numpy(rollout.actions[valid]).to(self.device)
 

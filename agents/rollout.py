@@ -17,6 +17,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from rltool.errors import TrainingError
 
+FIRST_ROWS = 2_049  # of storage: a long rollout of one environment
+
 Actor = Callable[[np.ndarray], np.ndarray]
 
 
@@ -128,11 +130,11 @@ class RolloutCollector:
         self.observation: np.ndarray | None = None
         self.done = np.zeros(self.num_envs, dtype=bool)
         self.statistics = EpisodeStatistics(np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=np.int64))
-        self._storage: np.ndarray | None = None
+        self._storage = empty_like_space(env.single_observation_space, 1, self.num_envs)
 
     def reset(self, seed: int | None = None) -> None:
         """Begin a new episode in every environment."""
-        self.observation, _ = self.env.reset(seed=seed)
+        self.observation = self._reset(seed=seed)
         self.done[:] = False
         self.statistics.running_returns[:] = 0
         self.statistics.running_lengths[:] = 0
@@ -176,7 +178,7 @@ class RolloutCollector:
         if self.observation is None:
             self.reset()
         next_step = self.autoreset_mode is AutoresetMode.NEXT_STEP
-        observations = self._observation_storage(num_steps + 1)
+        observations = self._storage
         rewards = np.empty((num_steps, self.num_envs), np.float32)
         terminated = np.empty((num_steps, self.num_envs), bool)
         truncated = np.empty((num_steps, self.num_envs), bool)
@@ -185,6 +187,8 @@ class RolloutCollector:
         final_index: list[tuple[int, int]] = []
         observations[0] = self.observation
         for t in range(num_steps):
+            if t + 1 == len(observations):
+                observations = self._grow(num_steps + 1)
             action = act(observations[t])
             actions.append(action)
             observation, rewards[t], terminated[t], truncated[t], infos = self._step(self.to_environment(action))
@@ -220,6 +224,12 @@ class RolloutCollector:
             (index[:, 0], index[:, 1]),
         )
 
+    def _reset(self, **arguments: Any) -> np.ndarray:
+        try:
+            return self.env.reset(**arguments)[0]
+        except Exception as error:
+            raise TrainingError(f"the environment failed in reset(): {type(error).__name__}: {error}") from error
+
     def _step(self, actions: np.ndarray) -> tuple[Any, ...]:
         try:
             return self.env.step(actions)
@@ -233,14 +243,17 @@ class RolloutCollector:
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             return np.stack([infos["final_obs"][n] for n in np.flatnonzero(done)]), observation
         final = observation[done].copy()
-        return final, self.env.reset(options={"reset_mask": done})[0]
+        return final, self._reset(options={"reset_mask": done})
 
     def _check_finite(self, what: str, array: np.ndarray) -> None:
         # A sum is finite only if every term is: one pass, no temporary.
         if array.dtype.kind == "f" and not np.isfinite(array.sum()) and not np.isfinite(array).all():
             raise TrainingError(f"the environment returned {what} that is not a finite number; mend it and resume")
 
-    def _observation_storage(self, rows: int) -> np.ndarray:
-        if self._storage is None or len(self._storage) < rows:
-            self._storage = empty_like_space(self.env.single_observation_space, rows, self.num_envs)
-        return self._storage[:rows]
+    def _grow(self, most: int) -> np.ndarray:
+        """Double the storage, up to `most` rows: how long whole episodes take is not known in advance."""
+        space, rows = self.env.single_observation_space, len(self._storage)
+        larger = empty_like_space(space, min(most, max(2 * rows, FIRST_ROWS)), self.num_envs)
+        larger[:rows] = self._storage
+        self._storage = larger
+        return larger

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rltool.agents.agent import Agent, _device
+from rltool.agents.agent import Agent
 from rltool.agents.config import PolicyConfig
 from rltool.agents.policy import Policy
 from rltool.errors import UserError
@@ -49,6 +49,7 @@ from rltool.networks import (
 from rltool.networks.backbone import NumpyFunction
 from rltool.networks.cnn import ImageBackbone
 from rltool.networks.mlp import ACTIVATIONS, build_hidden_layers
+from rltool.training.device import find_device
 
 Tensors = Mapping[str, torch.Tensor]
 M = TypeVar("M", bound=nn.Module)
@@ -128,7 +129,7 @@ def load_sb3(path: str | Path, vecnormalize: str | Path | None = None, device: s
         how = "are normalized" if policy.normalizer is not None else "are left as they are (norm_obs is off)"
         saved.notes.append(f"observations {how}, as {statistics} says")
     config = config.model_copy(update={"normalize_observations": policy.normalizer is not None})
-    return SB3Agent(policy.to(_device(device)), config, saved.notes)
+    return SB3Agent(policy.to(find_device(device)), config, saved.notes)
 
 
 # The zip
@@ -239,15 +240,6 @@ class NatureCNN(ImageBackbone):
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         return self.layers(super().forward(observations))
-
-
-class ImageMLP(MLP):
-    """Fully connected layers over images, which SB3 divides by 255 for an `MlpPolicy` as well."""
-
-    as_numpy = Backbone.as_numpy
-
-    def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        return super().forward(observations.float() / 255)
 
 
 class GreedyHead(CategoricalHead):
@@ -429,7 +421,9 @@ def make_backbone(saved: Saved, config: PolicyConfig, weights: Tensors) -> Backb
     space, scaled = saved.observation_space, saved.options.get("normalize_images", True)
     if config.backbone == "cnn":
         return load(NatureCNN(config, space, len(weights["linear.0.weight"]), scaled), weights)
-    return load((ImageMLP if is_image(space) and scaled else MLP)(config, space), weights)
+    mlp = MLP(config, space)
+    mlp.bytes = is_image(space) and scaled  # SB3 divides images by 255, other bytes not.
+    return load(mlp, weights)
 
 
 def spread(saved: Saved, log_std: torch.Tensor) -> torch.Tensor:

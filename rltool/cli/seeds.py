@@ -65,7 +65,7 @@ def train_seeds(method: str, data: str, seeds: list[int], options: dict[str, Any
             while waiting and len(running) < workers:
                 seed = waiting.pop(0)
                 job = {**options, "seed": seed, "run_dir": str(folder), "name": f"seed-{seed}"}
-                errors = tempfile.TemporaryFile("w+")
+                errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - read when the process ends
                 command = [sys.executable, "-m", "rltool.cli.seeds", json.dumps([method, data, job])]
                 # A session of its own: Ctrl-C reaches it through us, once, however we got it.
                 process = subprocess.Popen(

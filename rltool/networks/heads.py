@@ -102,7 +102,7 @@ class GaussianHead(ActionHead):
         self.log_std = nn.Parameter(torch.full((n,), float(log_std_init)))
         self.log_std_linear = nn.Linear(in_features, n) if dependent else None
         if self.log_std_linear is not None:
-            initialize(self.log_std_linear, "orthogonal", gain=0.01)
+            initialize(self.log_std_linear, init, gain=0.01)
 
     def forward(self, features: torch.Tensor) -> DiagonalGaussian:
         log_std = self.log_std

@@ -52,7 +52,10 @@ def build_hidden_layers(config: BackboneConfig, in_features: int, sizes: Sequenc
 
 
 class MLP(Backbone):
-    """Fully connected layers over the flattened observation; a Discrete observation comes in as a one-hot vector."""
+    """Fully connected layers over the flattened observation.
+
+    A Discrete observation comes in as a one-hot vector, bytes (pixels) are divided by 255.
+    """
 
     def __init__(self, config: BackboneConfig, space: gym.Space) -> None:
         if not isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
@@ -64,12 +67,14 @@ class MLP(Backbone):
         self.layers = layers
         self.one_hot_from = int(space.start) if isinstance(space, gym.spaces.Discrete) else None
         self.in_features = in_features
+        self.bytes = space.dtype == np.uint8
         initialize(self, config.init)
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         if self.one_hot_from is not None:
             return self.layers(F.one_hot(observations.long() - self.one_hot_from, self.in_features).float())
-        return self.layers(observations.flatten(1).float())
+        x = observations.flatten(1).float()
+        return self.layers(x / 255 if self.bytes else x)
 
     def as_numpy(self) -> NumpyFunction:
         activation = NUMPY_ACTIVATIONS.get(self.config.activation)
@@ -81,6 +86,8 @@ class MLP(Backbone):
 
         def infer(observations: np.ndarray) -> np.ndarray:
             x = observations.reshape(len(observations), -1).astype(np.float32, copy=False)
+            if self.bytes:
+                x /= 255
             for weight, bias in weights:
                 x = x @ weight
                 x += bias

@@ -37,11 +37,16 @@ class Optimizer:
             start = end
 
     def step(self, loss: torch.Tensor) -> torch.Tensor:
-        """Descend one step along the gradient of `loss`; returns the gradient's norm before clipping."""
+        """Descend one step along the gradient of `loss`; returns the gradient's norm before clipping.
+
+        A gradient that is not finite changes nothing: the weights stay the last good ones.
+        """
         self.gradient.zero_()
         loss.backward()
         with torch.no_grad():
             norm = torch.linalg.vector_norm(self.gradient)
+            if not norm.isfinite():
+                return norm
             if self.max_grad_norm != float("inf"):
                 self.gradient.mul_((self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
             self.steps += 1

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from rltool.agents import REINFORCE
 from rltool.agents.advantages import gae
-from rltool.agents.agent import ReturnScaler
+from rltool.agents.return_scaler import ReturnScaler
 from rltool.agents.rollout import EpisodeStatistics, Rollout, RolloutCollector
 from rltool.errors import TrainingError
 
