@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch.nn import functional as F
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -22,7 +23,7 @@ class Categorical:
 
     def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
         """Log-probability of actions `(B,)`, counted from 0; `(B,)`."""
-        return self.log_probs.gather(1, actions.unsqueeze(1)).squeeze(1)
+        return -F.nll_loss(self.log_probs, actions, reduction="none")
 
     def entropy(self) -> torch.Tensor:
         """Entropy in nats, `(B,)`."""
