@@ -79,12 +79,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "CartPole-v1": {
             "total_timesteps": 100_000,
             "eval_freq": 50_000,
-            "num_envs": 16,
+            "num_envs": 32,
             "num_steps": 64,
-            "batch_size": 128,
+            "batch_size": 256,
             "num_epochs": 3,
-            "learning_rate": 4e-3,
+            "learning_rate": 5e-3,
             "learning_rate_schedule": "linear",
+            "gamma": 0.98,
         },
         "Acrobot-v1": {
             "total_timesteps": 1_000_000,

@@ -142,6 +142,7 @@ def trained(tmp_path_factory) -> Path:
     run = rltool.train(
         "a2c",
         "CartPole-v1",
+        preset="none",
         total_timesteps=1_500,
         log_freq=500,
         eval_freq=500,

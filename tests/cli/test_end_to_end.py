@@ -14,7 +14,20 @@ from PIL import Image, ImageSequence
 import rltool
 from rltool.training.methods import METHODS
 
-TINY = ("--log-freq", 256, "--eval-freq", 512, "--save-freq", 512, "--eval-episodes", 2, "--seed", 3)
+TINY = (
+    "--log-freq",
+    256,
+    "--eval-freq",
+    512,
+    "--save-freq",
+    512,
+    "--eval-episodes",
+    2,
+    "--seed",
+    3,
+    "--preset",
+    "none",
+)
 SIZES = {
     "reinforce": ("--num-envs", 4),
     "a2c": ("--num-envs", 4, "--num-steps", 8),
@@ -51,46 +64,57 @@ def test_every_method_trains_evaluates_resumes_plots_and_is_listed(cli, workplac
     assert done.code == 0, done.err
     run = workplace / "runs" / f"{method}-CartPole-v1-1"
     assert f"rltool eval runs/{run.name} --video" in done.out  # What to do next is said.
-    assert f"{method} on CartPole-v1" in done.err and "1,024/1,024 timesteps" in done.err
+    assert f"{method} on CartPole-v1" in done.err
+    assert "1,024/1,024 timesteps" in done.err
 
     config = read_json(run / "config.json")
     assert {"method", "data", "run", "config", "command", "versions", "git"} <= set(config)
-    assert config["method"] == method and config["run"]["seed"] == 3
-    assert config["versions"]["rltool"] == "0.1.0" and config["command"].startswith("rltool train")
+    assert config["method"] == method
+    assert config["run"]["seed"] == 3
+    assert config["versions"]["rltool"] == "0.1.0"
+    assert config["command"].startswith("rltool train")
     with open(run / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert set(rows[0]) >= COLUMNS
     steps = [int(row["time/total_timesteps"]) for row in rows]
-    assert steps == sorted(set(steps)) and steps[-1] >= 1_024
+    assert steps == sorted(set(steps))
+    assert steps[-1] >= 1_024
     summary = read_json(run / "summary.json")
     assert set(summary) >= SUMMARY
-    assert summary["finished"] is True and summary["total_timesteps"] == steps[-1]
+    assert summary["finished"] is True
+    assert summary["total_timesteps"] == steps[-1]
     assert (run / "model.safetensors").stat().st_size > 0
     assert [p.suffix for p in sorted((run / "checkpoints").iterdir())] == [".safetensors"] * 2
     with Image.open(run / "learning_curve.png") as image:
         image.load()
-        assert image.format == "PNG" and min(image.size) > 300
+        assert image.format == "PNG"
+        assert min(image.size) > 300
         assert len(np.unique(np.asarray(image.convert("L")))) > 10  # Something is drawn.
     assert not [p for p in run.rglob("*") if p.name.endswith(".tmp")]
     assert (workplace / "runs" / "latest").resolve() == run
 
     report = cli("eval", "latest", "--episodes", 4, "--seed", 5, "--json")
-    assert report.code == 0 and report.err == ""
-    assert report.json["episodes"] == 4 and len(report.json["returns"]) == 4
+    assert report.code == 0
+    assert report.err == ""
+    assert report.json["episodes"] == 4
+    assert len(report.json["returns"]) == 4
     assert report.json["mean_return"] == pytest.approx(np.mean(report.json["returns"]))
     assert report.json == cli("eval", run.name, "--episodes", 4, "--seed", 5, "--json").json  # By its name, again.
     by_api = rltool.evaluate(rltool.load(run).agent, "CartPole-v1", episodes=4, seed=5)
     assert by_api.returns == report.json["returns"]
 
     again = cli("resume", run)
-    assert again.code == 0 and "is finished at 1,024 timesteps" in again.out and again.err == ""
+    assert again.code == 0
+    assert "is finished at 1,024 timesteps" in again.out
+    assert again.err == ""
     further = cli("resume", run, "-n", 1_536)
     assert further.code == 0, further.err
     assert "from timestep 1,0" in further.err
     assert read_json(run / "summary.json")["total_timesteps"] >= 1_536
 
     plotted = cli("plot", run, "--out", "curves/one.svg")
-    assert plotted.code == 0 and (workplace / "curves" / "one.svg").read_text().lstrip().startswith("<?xml")
+    assert plotted.code == 0
+    assert (workplace / "curves" / "one.svg").read_text().lstrip().startswith("<?xml")
     listed = cli("list", "runs")
     assert f"runs/{run.name}\t{method}\tCartPole-v1\tfinished" in listed.out
 
@@ -126,18 +150,21 @@ def test_a_name_cannot_leave_the_folder_of_runs(cli, workplace, name):
     )
     inside = {p.name for p in (workplace / "a" / "b" / "runs").glob("*")}
     assert {p.name for p in workplace.iterdir()} == {"odd_environments.py", "a"}
-    assert {p.name for p in (workplace / "a").iterdir()} == {"b"} and len(list((workplace / "a" / "b").iterdir())) == 1
+    assert {p.name for p in (workplace / "a").iterdir()} == {"b"}
+    assert len(list((workplace / "a" / "b").iterdir())) == 1
     if done.code == 0:
         assert inside == {"..-..-escaped" if name.startswith("..") else "-absolute", "latest"}
     else:
-        assert done.code == 2 and inside == set()
+        assert done.code == 2
+        assert inside == set()
 
 
 def test_two_runs_of_one_seed_are_the_same_bytes(cli, workplace):
     for name in ("one", "two"):
         done = cli("train", "ppo", "CartPole-v1", "-n", 512, *TINY, *SIZES["ppo"], "--name", name, "--json")
         assert done.code == 0
-        assert set(done.json) >= SUMMARY and done.json["run"].endswith(name)
+        assert set(done.json) >= SUMMARY
+        assert done.json["run"].endswith(name)
         assert done.err == ""
     one, two = workplace / "runs" / "one", workplace / "runs" / "two"
     assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
@@ -160,7 +187,8 @@ def test_several_seeds_make_a_folder_each_and_are_summed_up(command, workplace):
     folders = [workplace / "runs" / "many" / f"seed-{s}" for s in (0, 1)]
     summaries = [read_json(folder / "summary.json") for folder in folders]
     returns = [summary["mean_return"] for summary in summaries]
-    assert report["seeds"] == [0, 1] and report["failed"] == {}
+    assert report["seeds"] == [0, 1]
+    assert report["failed"] == {}
     assert report["mean_return"] == pytest.approx(np.mean(returns)) == pytest.approx(report["iqm"])
     low, high = report["interval_95"]
     assert min(returns) <= low <= high <= max(returns)
@@ -175,7 +203,7 @@ def test_seeds_of_one_configuration_become_one_curve(cli, workplace):
             "--run-dir", "runs/many", "--name", f"seed-{seed}")  # fmt: skip
     for options in ((), ("--statistic", "iqm"), ("--x", "seconds"), ("--metric", "train/value_loss")):
         done = cli("plot", "many", "--out", "many.png", *options)
-        assert done.code == 0 and done.out == "many.png\n", done.err
+        assert (done.code, done.out) == (0, "many.png\n"), done.err
         with Image.open(workplace / "many.png") as image:
             image.load()
 
@@ -187,12 +215,14 @@ def test_films_can_be_watched(cli, copy_of_trained):
     meta = next(reader)
     width, height = meta["size"]
     frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
-    assert (width, height) == (600, 400) and len(frames) >= 8
+    assert (width, height) == (600, 400)
+    assert len(frames) >= 8
     assert not all((frame == frames[0]).all() for frame in frames)
     assert meta["fps"] == 50
     with Image.open(film.with_suffix(".gif")) as image:
         pictures = [np.asarray(page.convert("RGB")) for page in ImageSequence.Iterator(image)]
-    assert len(pictures) > 1 and not all((p == pictures[0]).all() for p in pictures)
+    assert len(pictures) > 1
+    assert not all((p == pictures[0]).all() for p in pictures)
 
 
 def test_one_film_an_episode_and_they_are_named(cli, copy_of_trained):
@@ -235,7 +265,8 @@ def test_tensorboard_reads_what_is_tracked(cli, workplace):
 
 def test_an_agent_plays_elsewhere_if_the_spaces_agree(cli, trained):
     done = cli("eval", trained, "--env", "CartPole-v0", "--episodes", 2, "--json")
-    assert done.code == 0 and done.json["env"] == "CartPole-v0"
+    assert done.code == 0
+    assert done.json["env"] == "CartPole-v0"
     sampled = cli("eval", trained, "--episodes", 2, "--stochastic", "--json")
     assert sampled.json["deterministic"] is False
     assert sampled.json["returns"] == cli("eval", trained, "--episodes", 2, "--stochastic", "--json").json["returns"]
@@ -253,7 +284,9 @@ def test_lists_are_plain_lines_where_nobody_watches(cli, trained):
     assert "Pendulum-v1" not in cli("list", "envs", "cartpole").out
     assert {"mlp", "cnn"} <= {line.split("\t")[0] for line in cli("list", "backbones").out.splitlines()}
     empty = cli("list", "runs", "--run-dir", "nowhere")
-    assert empty.code == 0 and empty.out == "" and "no runs in nowhere" in empty.err
+    assert empty.code == 0
+    assert empty.out == ""
+    assert "no runs in nowhere" in empty.err
 
 
 def test_a_budget_that_does_not_divide_is_rounded_up_and_said_so(cli):

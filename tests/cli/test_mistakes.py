@@ -25,6 +25,7 @@ def toy(monkeypatch):
     METHODS.add("toy", Method(A2CConfig, "rltool.agents.a2c:A2C", presets=presets), "a toy")
 
 
+# ruff: noqa: E501 - a line for each mistake.
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -35,7 +36,7 @@ def toy(monkeypatch):
         (["train", "a2c", "CartPole-v9"], "no environment 'CartPole-v9'; did you mean 'CartPole-v1'?"),
         (["train", "a2c", "cartpole-v1"], "no environment 'cartpole-v1'; did you mean 'CartPole-v1'?"),
         (["train", "a2c", "CartPole-v1", "--gama", ".9"], "no option '--gama'; did you mean '--gamma'?"),
-        (["train", "a2c", "CartPole-v1", "--clip-rage", "1"], "no option --clip-rage; see rltool train a2c --help"),
+        (["train", "ppo", "CartPole-v1", "--clip-rage", "1"], "no option '--clip-rage'; did you mean '--clip-range'?"),
         (["train", "a2c", "CartPole-v1", "--xyz"], "no option --xyz; see rltool train a2c --help"),
         (["train", "a2c", "CartPole-v1", "--backbone", "mpl"], "no backbone 'mpl'; did you mean 'mlp'?"),
         (["train", "toy", "CartPole-v1", "--preset", "CartPol-v1"], "no preset 'CartPol-v1'; did you mean 'CartPole-v1'?"),
@@ -66,7 +67,7 @@ def toy(monkeypatch):
         (["train", "a2c", "CartPole-v1", "--eval-freq", "-1"], "eval-freq -1 will not do"),
         (["train", "a2c", "CartPole-v1", "--log-freq", "0"], "log-freq 0 will not do"),
         (
-            ["train", "ppo", "CartPole-v1", "--num-steps", "8", "--batch-size", "64"],
+            ["train", "ppo", "CartPole-v1", "--preset", "none", "--num-steps", "8", "--batch-size", "64"],
             "a minibatch of 64 is larger than the rollout of 1 environments x 8 steps = 8 timesteps; lower batch-size",
         ),
         (["train", "a2c", "CartPole-v1", "--seeds", "0-"], "--seeds takes numbers and ranges, as 0-4 or 1,3,5; not '0-'"),
@@ -102,7 +103,8 @@ def test_one_clear_sentence_and_nothing_written(cli, workplace, toy, arguments, 
     said = done.sentence(2)
     if arguments[1:2] == ["zzz"]:
         sentence += ", toy"
-    assert sentence in said and done.out == ""
+    assert sentence in said
+    assert done.out == ""
     assert not list(workplace.glob("runs/*")), "something was written"
 
 
@@ -162,11 +164,14 @@ def config_of(run):
 
 def test_options_given_win_over_the_preset_and_the_preset_over_defaults(cli, workplace, toy):
     done = cli("train", "toy", "CartPole-v1", "--num-envs", 8, "--name", "a")
-    assert done.code == 0 and "tuned options (--preset none to do without)" in done.err
+    assert done.code == 0
+    assert "tuned options (--preset none to do without)" in done.err
     config = config_of(workplace / "runs" / "a")
-    assert config["config"]["num_envs"] == 8 and config["config"]["gamma"] == 0.9  # Given; the preset's.
+    assert config["config"]["num_envs"] == 8
+    assert config["config"]["gamma"] == 0.9
     assert config["config"]["gae_lambda"] == A2CConfig().gae_lambda  # The default.
-    assert config["run"]["total_timesteps"] == 64 and config["run"]["preset"] == "CartPole-v1"
+    assert config["run"]["total_timesteps"] == 64
+    assert config["run"]["preset"] == "CartPole-v1"
 
 
 def test_presets_can_be_left_out_or_taken_from_elsewhere(cli, workplace, toy):
@@ -176,9 +181,11 @@ def test_presets_can_be_left_out_or_taken_from_elsewhere(cli, workplace, toy):
     done = cli("train", "toy", "CartPole-v1", "--preset", "Acrobot-v1", "-n", 32, "--name", "c")
     assert "options tuned for Acrobot-v1" in done.err
     config = config_of(workplace / "runs" / "c")
-    assert config["config"]["num_envs"] == 4 and config["run"]["preset"] == "Acrobot-v1"
+    assert config["config"]["num_envs"] == 4
+    assert config["run"]["preset"] == "Acrobot-v1"
     assert "CartPole-v1, Acrobot-v1" in cli("list", "methods").out
-    assert "CartPole-v1\ttoy" in cli("list", "envs", "CartPole-v1").out
+    (line,) = [line for line in cli("list", "envs", "CartPole-v1").out.splitlines() if line.startswith("CartPole-v1\t")]
+    assert "toy" in line
 
 
 # An environment that fails in the middle.
@@ -196,16 +203,19 @@ def test_an_environment_that_fails_loses_nothing(cli, workplace, fail, sentence)
     done = cli("train", "a2c", "odd_environments:Line-v0", "-n", 600, "--log-freq", 50, "--eval-freq", 0,
                "--env-arg", f"fail={fail}", "--name", "f")  # fmt: skip
     assert sentence in done.sentence(1)
-    assert done.err.splitlines()[-1] == "saved up to timestep 295; go on with: rltool resume runs/f"
+    assert done.err.splitlines()[-1] == "saved up to timestep 325; go on with: rltool resume runs/f"
     run = rltool.load("f")
-    assert run.summary["finished"] is False and run.summary["total_timesteps"] == 295
-    assert run.checkpoints() and run.agent.predict(run.agent.observation_space.sample())[0] in (0, 1)
+    assert run.summary["finished"] is False
+    assert run.summary["total_timesteps"] == 325
+    assert run.checkpoints()
+    assert run.agent.predict(run.agent.observation_space.sample())[0] in (0, 1)
     # The user mends the environment; the run goes on.
     config = config_of(run.path)
     config["run"]["env_kwargs"] = {}
     (run.path / "config.json").write_text(json.dumps(config))
     again = cli("resume", "f")
-    assert again.code == 0 and "from timestep 295" in again.err, again.err
+    assert again.code == 0, again.err
+    assert "from timestep 325" in again.err
     assert "the resume is not exact" in again.err
     rows = [row["time/total_timesteps"] for row in rltool.load("f").metrics]
     assert rows == list(range(50, 601, 50))
@@ -215,11 +225,11 @@ def test_what_nobody_foresaw_is_one_sentence_too(cli, workplace):
     for arguments in (("--env-arg", "at=0"), ("--env-arg", "at=40", "--eval-freq", 0)):
         done = cli("train", "a2c", "odd_environments:Line-v0", "-n", 100, "--env-arg", "fail=reset", *arguments)
         assert "RuntimeError: the floor is lava" in done.sentence(1)
-        assert "--debug" in done.err
+        assert "Traceback" not in done.err
 
 
 def test_weights_that_overflow_are_named(cli, workplace):
-    done = cli("train", "a2c", "CartPole-v1", "-n", 4_000, "--learning-rate", "1e30", "--max-grad-norm", "1e30",
+    done = cli("train", "a2c", "CartPole-v1", "-n", 4_000, "--preset", "none", "--learning-rate", "1e30", "--max-grad-norm", "1e30",
                "--log-freq", 50, "--eval-freq", 0, "--name", "f")  # fmt: skip
     assert "lower --learning-rate" in done.sentence(1)
     assert "start again" in done.err or "saved up to" in done.err
@@ -265,13 +275,27 @@ def test_a_run_that_cannot_be_written_is_refused_and_leaves_nothing(cli, workpla
 
 @pytest.mark.parametrize("name", ["replace", "open"])
 def test_a_disk_that_fills_up_in_the_middle_stops_the_training(cli, workplace, monkeypatch, name):
-    arguments = ("train", "a2c", "CartPole-v1", "-n", 640, "--log-freq", 64, "--save-freq", 64, "--eval-freq", 0)
+    arguments = (
+        "train",
+        "a2c",
+        "CartPole-v1",
+        "-n",
+        640,
+        "--preset",
+        "none",
+        "--log-freq",
+        64,
+        "--save-freq",
+        64,
+        "--eval-freq",
+        0,
+    )
     with monkeypatch.context() as patch:
         refuse(patch, errno.ENOSPC, name, when=lambda path: "0000320" in path)
         done = cli(*arguments, "--name", "r")
     assert "step-000000000320.safetensors: the disk is full; free some space" in done.sentence(1)
     # What failed once may fail again: what was saved before is what counts.
-    assert done.err.splitlines()[-1] == "saved up to timestep 255; go on with: rltool resume runs/r"
+    assert done.err.splitlines()[-1] == "saved up to timestep 260; go on with: rltool resume runs/r"
     assert cli("resume", "r", "--quiet").code == 0
     assert cli(*arguments, "--name", "whole", "--quiet").code == 0
     one, two = (workplace / "runs" / n / "model.safetensors" for n in ("r", "whole"))
@@ -279,7 +303,7 @@ def test_a_disk_that_fills_up_in_the_middle_stops_the_training(cli, workplace, m
 
 
 def test_a_disk_too_full_for_rows_or_pictures(cli, workplace, monkeypatch):
-    arguments = ("train", "a2c", "CartPole-v1", "-n", 128, "--log-freq", 64, "--eval-freq", 0)
+    arguments = ("train", "a2c", "CartPole-v1", "-n", 128, "--preset", "none", "--log-freq", 64, "--eval-freq", 0)
     with monkeypatch.context() as patch:
         refuse(patch, errno.ENOSPC, "open", when=lambda path: path.endswith("metrics.csv"))
         assert "metrics.csv: the disk is full" in cli(*arguments, "--name", "r").sentence(1)
