@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rltool.agents.policy import Policy as Policy
     from rltool.agents.ppo import PPO as PPO
     from rltool.agents.reinforce import REINFORCE as REINFORCE
+    from rltool.agents.sb3 import SB3Agent as SB3Agent
+    from rltool.agents.sb3 import load_sb3 as load_sb3
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
@@ -25,5 +27,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "policy": ["Policy"],
         "ppo": ["PPO"],
         "reinforce": ["REINFORCE"],
+        "sb3": ["SB3Agent", "load_sb3"],
     },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -142,7 +143,7 @@ def _play(agent: Predictor, envs: VectorEnv, episodes: int, seed: int, determini
 
 def watch(
     agent: Predictor,
-    env_id: str,
+    env: str | gym.Env,
     episodes: int = 1,
     seed: int = 0,
     deterministic: bool = True,
@@ -155,15 +156,21 @@ def watch(
 
     Args:
         agent: Anything with `predict`.
-        env_id: The environment.
+        env: An environment id, or an environment that renders; the latter is left open.
         episodes: How many episodes.
         seed: Seeds the first episode; the k-th gets `seed + k`.
         deterministic: Take the most probable actions instead of samples.
-        render_mode: "human" opens a window, "rgb_array" gives frames.
+        render_mode: "human" opens a window, "rgb_array" gives frames; for an id.
         on_frame: Called with each frame `(height, width, 3)` and the number of its episode.
-        env_kwargs: Arguments of the environment's constructor.
+        env_kwargs: Arguments of the environment's constructor; for an id.
+
+    Raises:
+        UserError: There is no such environment, or it cannot render this way.
+        TrainingError: The environment failed.
     """
-    env: gym.Env = make_env(env_id, render_mode=render_mode, **(env_kwargs or {}))
+    owned = isinstance(env, str)
+    if isinstance(env, str):
+        env = make_rendered_env(env, render_mode, env_kwargs)
     returns, lengths = [], []
     try:
         for episode in range(episodes):
@@ -185,8 +192,27 @@ def watch(
             returns.append(total)
             lengths.append(length)
     finally:
-        env.close()
+        if owned:
+            env.close()
     return Evaluation(returns, lengths)
+
+
+def make_rendered_env(env_id: str, render_mode: str, env_kwargs: Mapping[str, Any] | None = None) -> gym.Env:
+    """Make an environment that renders.
+
+    Raises:
+        UserError: There is no such environment, or it cannot render this way.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*initialised with render_mode")  # An error here, and in our words.
+        env: gym.Env = make_env(env_id, render_mode=render_mode, **(env_kwargs or {}))
+    modes = env.metadata.get("render_modes") or []
+    if render_mode not in modes:
+        env.close()
+        raise UserError(
+            f"{env_id} cannot render {render_mode}; it has {', '.join(map(str, modes)) or 'no way to render'}"
+        )
+    return env
 
 
 def check_spaces(agent: Any, env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> None:

@@ -11,12 +11,13 @@ from rltool.training.methods import METHODS
 from rltool.training.run import Run
 
 
-def load_agent(path: str | Path, device: str = "cpu") -> Any:
+def load_agent(path: str | Path, device: str = "cpu", vecnormalize: str | Path | None = None) -> Any:
     """The agent of a run folder, of a file written by `Agent.save`, or of a Stable-Baselines3 `.zip`.
 
     Args:
         path: A folder, a `.safetensors` file, or a `.zip`.
         device: Where tensors live.
+        vecnormalize: For a `.zip`, the file with its observation statistics, if it does not lie beside it.
 
     Returns:
         An agent: something with `predict`, `observation_space` and `action_space`.
@@ -28,7 +29,7 @@ def load_agent(path: str | Path, device: str = "cpu") -> Any:
     if path.suffix == ".zip":
         from rltool.agents.sb3 import load_sb3
 
-        return load_sb3(path, device=device)
+        return load_sb3(path, vecnormalize, device)
     if path.is_file():
         method = load_state(path).values.get("method")
         if method is None:

@@ -3,8 +3,8 @@
 An SB3 `.zip` keeps its weights in `policy.pth`, which PyTorch reads as tensors and nothing else, and the rest in a JSON
 file, `data`. Spaces and options stand there twice: pickled (`:serialized:`) and as text for human readers. A pickle is
 a program, and one from a stranger may do anything; it also names classes that may be gone (`gym`). So the text is
-read, the architecture follows from the names and shapes of the weights, and no pickle is ever opened. A
-`vecnormalize.pkl` is nothing but a pickle: `Unpickler` below reads it with every class replaced by an inert record.
+read, the architecture follows from the names and shapes of the weights, and no pickle is ever opened. `vecnormalize.py`
+reads the observation statistics that may lie beside the zip in the same spirit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import pickle
 import re
 import zipfile
 import zlib
@@ -31,6 +30,7 @@ from torch.nn import functional as F
 from rltool.agents.agent import Agent
 from rltool.agents.config import PolicyConfig
 from rltool.agents.policy import Policy
+from rltool.agents.vecnormalize import find_statistics, read_vecnormalize
 from rltool.errors import UserError
 from rltool.networks import (
     CNN,
@@ -41,7 +41,6 @@ from rltool.networks import (
     DiagonalGaussian,
     GaussianHead,
     GSDEHead,
-    RunningNorm,
     ValueHead,
     build_action_head,
     is_image,
@@ -554,113 +553,3 @@ READERS: dict[str, Callable[[Saved], tuple[Policy, PolicyConfig]]] = {
     "sb3_contrib.tqc.policies": read_squashed_gaussian,
     "stable_baselines3.td3.policies": read_deterministic,
 }
-
-
-# VecNormalize
-
-
-class Record:
-    """Stands for whatever a pickle would have made or called: it keeps the arguments and the state, and does nothing.
-
-    Attributes:
-        origin: Module and name of the class or function it stands for.
-        args: What the class or function would have been called with.
-        state: What the object would have been filled with.
-    """
-
-    origin: tuple[str, str] = ("", "")
-    args: tuple[Any, ...]
-    state: Any
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Record:
-        record = super().__new__(cls)
-        record.args, record.state = args, None
-        return record
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def __call__(self, *args: Any) -> Record:
-        return Record(*args)
-
-    def append(self, value: Any) -> None:
-        """What a pickle calls to fill lists."""
-
-    extend = append
-
-
-class Unpickler(pickle.Unpickler):
-    """Reads a pickle as data: every class and function that it names is a `Record`, without exception."""
-
-    def find_class(self, module: str, name: str) -> type[Record]:
-        return type("Record", (Record,), {"origin": (module, name)})
-
-
-def numbers(value: Any) -> np.ndarray:
-    """The array or number that a record (or a plain Python number) describes.
-
-    Raises:
-        ValueError: It describes something else. (So do TypeError and AttributeError, for malformed records.)
-    """
-    if not isinstance(value, Record):
-        return np.array(float(value))
-    match value.origin[1]:
-        case "_reconstruct":  # numpy.(_)core.multiarray
-            _, shape, dtype, fortran, data = value.state
-            order = "F" if fortran else "C"
-        case "_frombuffer":  # numpy.(_)core.numeric, since pickle protocol 5
-            data, dtype, shape, order = value.args
-        case "scalar":
-            (dtype, data), shape, order = value.args, (), "C"
-        case name:
-            raise ValueError(f"{name} is no number")
-    code = dtype.state[1] + dtype.args[0]
-    if not re.fullmatch(r"[<>|=][fiu][1248]", code):
-        raise ValueError(f"{code} is no kind of number")
-    return np.frombuffer(data, code).reshape(shape, order="F" if order == "F" else "C").astype(np.float64)
-
-
-def find_statistics(path: Path) -> Path | None:
-    """The `vecnormalize.pkl` that belongs to a zip, if there is one.
-
-    rl-baselines3-zoo keeps that of `CartPole-v1_1/CartPole-v1.zip` in `CartPole-v1_1/CartPole-v1/`, and so that of
-    `CartPole-v1_1/best_model.zip`.
-    """
-    folder = path.absolute().parent
-    folders = (folder, folder / path.stem, folder / folder.name.rpartition("_")[0])
-    return next((f / "vecnormalize.pkl" for f in folders if (f / "vecnormalize.pkl").is_file()), None)
-
-
-def read_vecnormalize(path: Path, space: gym.Space) -> RunningNorm | None:
-    """Observation statistics from a file that `VecNormalize.save` wrote, without executing it.
-
-    Args:
-        path: The file.
-        space: Space of the observations that are to be normalized.
-
-    Returns:
-        The statistics; None if they were switched off (`norm_obs=False`).
-
-    Raises:
-        UserError: The file is missing or damaged, or its statistics are of other observations.
-    """
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
-    try:
-        state = Unpickler(io.BytesIO(path.read_bytes())).load().state
-        if not state.get("norm_obs", True):
-            return None
-        rms = state["obs_rms"].state
-        mean, var, count = (numbers(rms[name]) for name in ("mean", "var", "count"))
-        clip, epsilon = (float(numbers(state[name])) for name in ("clip_obs", "epsilon"))
-    except Exception as error:  # a damaged pickle may fail in any way
-        raise UserError(
-            f"{path} holds no observation statistics of VecNormalize, or it is damaged: {type(error).__name__}"
-        ) from None
-    if not (mean.shape == var.shape == space.shape):
-        raise UserError(f"{path} is about observations of shape {mean.shape}, the agent's have shape {space.shape}")
-    norm = RunningNorm(mean.shape, clip, epsilon)
-    return load(norm, {"mean": torch.from_numpy(mean), "var": torch.from_numpy(var), "count": torch.from_numpy(count)})

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
-from rltool.agents.evaluation import Evaluation, Predictor, watch
+from rltool.agents.evaluation import Evaluation, Predictor, make_rendered_env, watch
 from rltool.errors import UserError
 
 GIF_FPS = 20
@@ -44,18 +43,17 @@ def film(
         The evaluation, and the files.
 
     Raises:
-        UserError: There is no ffmpeg, or the folder cannot be written.
+        UserError: There is no ffmpeg, the environment cannot render, or the folder cannot be written.
     """
     frames: list[np.ndarray] = []
     files: list[Path] = []
-    spec = gym.spec(env_id)
     stem = env_id.replace("/", "-").replace(":", "-")
     current = 0
 
     def finish(episode: int) -> None:
         for kind in kinds:
             file = folder / f"{stem}-seed{seed + episode}.{kind}"
-            write_video(file, frames, _frames_per_second(spec))
+            write_video(file, frames, int(env.metadata.get("render_fps") or 30))
             files.append(file)
         frames.clear()
 
@@ -70,32 +68,16 @@ def film(
         find_ffmpeg()
     if not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))) and sys.platform == "linux":
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame looks for a screen even to draw in memory.
+    env = make_rendered_env(env_id, "rgb_array", env_kwargs)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        result = watch(
-            agent,
-            env_id,
-            episodes,
-            seed,
-            deterministic,
-            render_mode="rgb_array",
-            on_frame=on_frame,
-            env_kwargs=env_kwargs,
-        )
+        result = watch(agent, env, episodes, seed, deterministic, on_frame=on_frame)
         finish(current)
     except OSError as error:
         raise UserError(f"cannot write videos into {folder}: {error.strerror or error}") from None
+    finally:
+        env.close()
     return result, files
-
-
-def _frames_per_second(spec: Any) -> int:
-    import importlib
-
-    module, _, name = str(spec.entry_point).partition(":")
-    try:
-        return int(getattr(importlib.import_module(module), name).metadata.get("render_fps", 30))
-    except (ImportError, AttributeError):
-        return 30
 
 
 def find_ffmpeg() -> str:

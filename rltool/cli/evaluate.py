@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated, Literal
 
 import typer
@@ -35,6 +36,9 @@ def evaluate(
         list[str] | None,
         typer.Option("--env-arg", metavar="NAME=VALUE", help="Argument of the environment's constructor, as g=9.81."),
     ] = None,
+    vecnormalize: Annotated[
+        str | None, typer.Option("--vecnormalize", help="Observation statistics of a .zip, if not beside it.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Let a trained agent play, and report its returns."""
@@ -47,7 +51,9 @@ def evaluate(
     from rltool.training.run import Run
 
     if Path(run).is_file():
-        agent = load_agent(run)
+        agent = load_agent(run, vecnormalize=vecnormalize)
+        for note in getattr(agent, "notes", []):
+            print(note, file=sys.stderr)
         folder, env_id, env_kwargs = Path("."), env or getattr(agent, "env_id", None), {}
         if env_id is None:
             raise UserError(f"{run} does not say which environment it plays in; add --env, as --env CartPole-v1")

@@ -62,13 +62,20 @@ class DictObservations(Line):
         return {"a": super().observe()}
 
 
+class Painted(Line):
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def render(self):
+        return np.full((32, 48, 3), 20 * self.t, np.uint8)
+
+
 class ManyActions(Line):
     def __init__(self, render_mode=None):
         super().__init__()
         self.action_space = gym.spaces.MultiDiscrete([2, 3])
 
 
-for name in ("Line", "DictObservations", "ManyActions"):
+for name in ("Line", "Painted", "DictObservations", "ManyActions"):
     if f"{name}-v0" not in gym.registry:
         gym.register(f"{name}-v0", f"odd_environments:{name}")
 '''
