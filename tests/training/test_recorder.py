@@ -86,7 +86,7 @@ def test_the_recorders_own_state_travels_in_the_checkpoint(record):
     learner.timesteps = 120
     again(learner, {"loss": 1.0})
     assert steps(run) == [60, 90, 120]
-    assert run.metrics[-1]["time/time_elapsed"] >= state["elapsed"]
+    assert run.metrics[-1]["time/time_elapsed"] >= state["elapsed"] - 1e-3
 
 
 def test_rows_after_the_checkpoint_are_dropped_on_resuming(record):
