@@ -225,9 +225,17 @@ def check_spaces(agent: Any, env_id: str, env_kwargs: Mapping[str, Any] | None =
     try:
         for name in ("observation_space", "action_space"):
             mine, theirs = getattr(agent, name, None), getattr(env, name)
-            if mine is not None and (type(mine) is not type(theirs) or mine.shape != theirs.shape):
+            if mine is not None and not _interchangeable(mine, theirs):
                 raise UserError(
                     f"{env_id} does not fit this agent: its {name.replace('_', ' ')} is {theirs}, not {mine}"
                 )
     finally:
         env.close()
+
+
+def _interchangeable(mine: gym.Space, theirs: gym.Space) -> bool:
+    """Whether what fits one space fits the other; the bounds of a Box may differ."""
+    if isinstance(mine, gym.spaces.Box) and isinstance(theirs, gym.spaces.Box):
+        # Sorted: an SB3 agent for images has its channels first where the environment may have them last.
+        return sorted(mine.shape) == sorted(theirs.shape)
+    return mine == theirs

@@ -8,7 +8,7 @@ from typing import Any
 from rltool.errors import UserError
 from rltool.training.checkpoint import load_state
 from rltool.training.methods import METHODS
-from rltool.training.run import Run
+from rltool.training.run import Run, admit_module
 
 
 def load_agent(path: str | Path, device: str = "cpu", vecnormalize: str | Path | None = None) -> Any:
@@ -31,8 +31,10 @@ def load_agent(path: str | Path, device: str = "cpu", vecnormalize: str | Path |
 
         return load_sb3(path, vecnormalize, device)
     if path.is_file():
-        method = load_state(path).values.get("method")
+        values = load_state(path).values
+        method = values.get("method")
         if method is None:
             raise UserError(f"{path} holds no agent")
+        admit_module(str(values.get("env_id")), path.resolve().parent)
         return METHODS[method].load().learner_class().load(path, device=device)
     return Run(path).agent

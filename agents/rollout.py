@@ -177,6 +177,8 @@ class RolloutCollector:
     def _run(self, act: Actor, num_steps: int, stop: Callable[[int, np.ndarray], bool] | None = None) -> Rollout:
         if self.observation is None:
             self.reset()
+        # Whatever fails on the way leaves episodes half played: the next rollout begins new ones.
+        self.observation, last = None, self.observation
         next_step = self.autoreset_mode is AutoresetMode.NEXT_STEP
         observations = self._storage
         rewards = np.empty((num_steps, self.num_envs), np.float32)
@@ -185,7 +187,7 @@ class RolloutCollector:
         actions: list[np.ndarray] = []
         final_observations: list[np.ndarray] = []
         final_index: list[tuple[int, int]] = []
-        observations[0] = self.observation
+        observations[0] = last
         for t in range(num_steps):
             if t + 1 == len(observations):
                 observations = self._grow(num_steps + 1)
@@ -202,10 +204,10 @@ class RolloutCollector:
         end = t + 1
         observations, rewards = observations[: end + 1], rewards[:end]
         terminated, truncated = terminated[:end], truncated[:end]
-        self.observation = observations[-1].copy()
         final = np.concatenate(final_observations) if final_observations else observations[0, :0]
         for what, array in (("an observation", observations), ("an observation", final), ("a reward", rewards)):
             self._check_finite(what, array)
+        self.observation = observations[-1].copy()
 
         done = terminated | truncated
         valid = np.ones_like(done)

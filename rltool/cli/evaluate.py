@@ -15,7 +15,9 @@ def evaluate(
     run: Annotated[
         str,
         typer.Argument(
-            help="A run's folder, its name in runs/, latest; or a Stable-Baselines3 .zip.", autocompletion=complete_run
+            metavar="RUN",
+            help="A run's folder, its name in runs/, latest; or a Stable-Baselines3 .zip.",
+            autocompletion=complete_run,
         ),
     ],
     episodes: Annotated[int, typer.Option("--episodes", "-e", help="Episodes to play.", min=1)] = 20,

@@ -14,7 +14,9 @@ def plot(
     runs: Annotated[
         list[str],
         typer.Argument(
-            help="Runs; a folder of runs (as --seeds makes) stands for those in it.", autocompletion=complete_run
+            metavar="RUN...",
+            help="Runs; a folder of runs (as --seeds makes) stands for those in it.",
+            autocompletion=complete_run,
         ),
     ],
     metric: Annotated[str, typer.Option("--metric", help="A column of metrics.csv.")] = "rollout/ep_rew_mean",

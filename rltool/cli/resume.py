@@ -11,7 +11,10 @@ from rltool.cli.completion import complete_run
 
 def resume(
     run: Annotated[
-        str, typer.Argument(help="A run's folder, its name in runs/, or latest.", autocompletion=complete_run)
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run's folder, its name in runs/, or latest.", autocompletion=complete_run
+        ),
     ],
     total_timesteps: Annotated[
         int | None, typer.Option("--total-timesteps", "-n", help="Go on up to here.", show_default="the run's", min=1)

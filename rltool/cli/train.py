@@ -124,7 +124,7 @@ def report(run: Any) -> None:
     result = summary.get("mean_return")
     print(
         f"{summary['total_timesteps']:,} timesteps in {summary['seconds']:.1f} s "
-        f"({summary['timesteps_per_second']:,.0f}/s)"
+        f"({summary['timesteps_per_second']:,.0f} timesteps/s)"
         + (f", best return {result:.1f}" if result is not None else "")
         + f"\nwatch it:  rltool eval {shown(run.path)} --render human\nfilm it:   rltool eval {shown(run.path)} --video"
     )
