@@ -20,12 +20,10 @@ class A2C(OnPolicyAgent):
     def update(self, rollout: Rollout) -> UpdateMetrics:
         config = self.config
         distribution, values = self.policy(self.tensor(rollout.observations[:-1]))
-        with torch.no_grad():
-            bootstrap = self.policy.values(torch.from_numpy(rollout.bootstrap_observations).to(self.device))
-
+        bootstrap = self.policy.critic()(rollout.bootstrap_observations)
         old_values = values.detach().cpu().numpy().reshape(rollout.rewards.shape)
         gae_lambda = {"td": 0.0, "gae": config.gae_lambda, "mc": 1.0}[config.advantage]
-        next_values = rollout.next_values(old_values, bootstrap.cpu().numpy())
+        next_values = rollout.next_values(old_values, bootstrap)
         advantages = gae(
             rollout.rewards, old_values, next_values, rollout.terminated, rollout.done, config.gamma, gae_lambda
         )
@@ -39,7 +37,8 @@ class A2C(OnPolicyAgent):
         log_prob = distribution.log_prob(self.tensor(rollout.actions))
         policy_loss = -(weight * self.tensor(advantages) * log_prob).sum()
         value_loss = (weight * (returns - values).square()).sum()
-        entropy = (weight * distribution.entropy()).sum()
+        with torch.set_grad_enabled(config.ent_coef > 0):
+            entropy = (weight * distribution.entropy()).sum()
         loss = policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy
         grad_norm = self.optimizer.step(loss)
         return {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -93,6 +94,7 @@ class OnPolicyAgent(Agent):
         self.timesteps = 0
         self.total_timesteps = 0
         self.updates = 0
+        self.learning = False
         self.env_id = env if isinstance(env, str) else None
         if isinstance(env, VectorEnv):
             self.env = env
@@ -173,8 +175,7 @@ class OnPolicyAgent(Agent):
         self.total_timesteps = total_timesteps
         if self.collector.observation is None:
             self.collector.reset(seed=self.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self.torch_rng)
+        with self._own_torch_rng():
             while self.timesteps < total_timesteps:
                 remaining = -(-(total_timesteps - self.timesteps) // self.env.num_envs)
                 self.optimizer.learning_rate = self.schedule(
@@ -195,11 +196,22 @@ class OnPolicyAgent(Agent):
                 if self.policy.normalizer is not None:
                     # Between updates only: while one goes on, ratios of old to new probabilities must stay exact.
                     self.policy.normalizer.update(rollout.observations[:-1][rollout.valid])
-                self.torch_rng = torch.get_rng_state()
                 answers = [each(self, metrics) for each in callbacks]  # All are asked before any is obeyed.
                 if False in answers:
                     break
         return self
+
+    @contextmanager
+    def _own_torch_rng(self) -> Iterator[None]:
+        """PyTorch's generator (which dropout draws from) is the agent's own inside, the user's again afterwards."""
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self.torch_rng)
+            self.learning = True
+            try:
+                yield
+            finally:
+                self.learning = False
+                self.torch_rng = torch.get_rng_state()
 
     def schedule(self, value: float, kind: str) -> float:
         """A scheduled value at this moment of the run: constant, or falling linearly to zero at its end."""
@@ -251,7 +263,7 @@ class OnPolicyAgent(Agent):
         )
         state.add("policy", self.policy.state_dict())
         state.add("optimizer", self.optimizer.state())
-        state.tensors["torch_rng"] = self.torch_rng
+        state.tensors["torch_rng"] = torch.get_rng_state() if self.learning else self.torch_rng
         if self.return_scaler is not None:
             state.add("return_scaler", self.return_scaler.state_dict())
         env_state = get_env_state(self.env)

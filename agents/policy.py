@@ -80,6 +80,15 @@ class Policy(nn.Module):
         normalize = self.normalizer.as_numpy()
         return lambda observations: actions(features(normalize(observations)))
 
+    def critic(self) -> Callable[[np.ndarray], np.ndarray]:
+        """A function from observations to values `(B,)`, NumPy to NumPy, with the weights as they are now."""
+        features = (self.backbone if self.value_backbone is None else self.value_backbone).as_numpy()
+        values = self.value_head.as_numpy()
+        if self.normalizer is None:
+            return lambda observations: values(features(observations))
+        normalize = self.normalizer.as_numpy()
+        return lambda observations: values(features(normalize(observations)))
+
 
 def environment_actions(space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:
     """A function from a policy's actions to what the environment takes: clipped into a Box, shifted to `start`."""

@@ -7,14 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from rltool.agents.advantages import gae
 from rltool.agents.config import PPOConfig
 from rltool.agents.on_policy import OnPolicyAgent, UpdateMetrics
 from rltool.agents.rollout import Rollout
-
-TERMS = ("policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction", "grad_norm")
-APPROX_KL = TERMS.index("approx_kl")
 
 
 class Minibatch(NamedTuple):
@@ -42,10 +40,10 @@ class PPO(OnPolicyAgent):
         with torch.no_grad():
             distribution, values = self.policy(observations)
             old_log_prob = distribution.log_prob(actions)
-            bootstrap = self.policy.values(torch.from_numpy(rollout.bootstrap_observations).to(self.device))
-
+            entropy = distribution.entropy().mean()
+        bootstrap = self.policy.critic()(rollout.bootstrap_observations)
         old_values = values.cpu().numpy().reshape(rollout.rewards.shape)
-        next_values = rollout.next_values(old_values, bootstrap.cpu().numpy())
+        next_values = rollout.next_values(old_values, bootstrap)
         advantages = gae(
             rollout.rewards, old_values, next_values, rollout.terminated, rollout.done, config.gamma, config.gae_lambda
         )
@@ -53,24 +51,35 @@ class PPO(OnPolicyAgent):
         data = Minibatch(observations, actions, old_log_prob, values, self.tensor(advantages), returns)
         clip_range = self.schedule(config.clip_range, config.clip_range_schedule)
 
-        metrics: list[torch.Tensor] = []
+        losses: list[torch.Tensor] = []
+        log_ratios: list[torch.Tensor] = []
+        grad_norms: list[float] = []
         for batch in self.minibatches(data, np.flatnonzero(rollout.valid)):
-            loss, terms = self.loss(batch, clip_range)
-            if config.target_kl is not None and terms[APPROX_KL] > 1.5 * config.target_kl:
+            loss, terms, log_ratio = self.loss(batch, clip_range)
+            if config.target_kl is not None and approx_kl(log_ratio) > 1.5 * config.target_kl:
                 break
-            metrics.append(torch.cat((terms, self.optimizer.step(loss)[None])))
-        means = torch.stack(metrics).mean(0) if metrics else torch.zeros(0)
-        return {**dict(zip(TERMS, means, strict=False)), "clip_range": clip_range}
+            losses.append(terms)
+            log_ratios.append(log_ratio)
+            grad_norms.append(self.optimizer.step(loss))
+        metrics: UpdateMetrics = {"entropy_loss": -entropy, "clip_range": clip_range}
+        if losses:
+            log_ratio = torch.cat(log_ratios)
+            metrics["policy_gradient_loss"], metrics["value_loss"] = torch.stack(losses).mean(0)
+            metrics["approx_kl"] = approx_kl(log_ratio)
+            metrics["clip_fraction"] = clip_fraction(log_ratio, clip_range)
+            metrics["grad_norm"] = sum(grad_norms) / len(grad_norms)
+        return metrics
 
     def minibatches(self, data: Minibatch, rows: np.ndarray) -> Iterator[Minibatch]:
         """Pass over the given rows `num_epochs` times, in random order; the last minibatch of a pass may be smaller."""
         for _ in range(self.config.num_epochs):
             order = torch.from_numpy(self.rng.permutation(rows)).to(self.device)
             # One gather an epoch, then views.
-            yield from map(Minibatch, *(tensor[order].split(self.config.batch_size) for tensor in data))
+            shuffled = (tensor.index_select(0, order).split(self.config.batch_size) for tensor in data)
+            yield from map(Minibatch, *shuffled)
 
-    def loss(self, batch: Minibatch, clip_range: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """The clipped objective of one minibatch, and its terms for the log."""
+    def loss(self, batch: Minibatch, clip_range: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The clipped objective of one minibatch; for the log, its policy and value loss, and log ratios `(B,)`."""
         config, advantages = self.config, batch.advantages
         if config.normalize_advantages:
             advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
@@ -81,14 +90,18 @@ class PPO(OnPolicyAgent):
         policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
         if config.clip_range_vf is not None:
             values = batch.old_values + (values - batch.old_values).clamp(-config.clip_range_vf, config.clip_range_vf)
-        value_loss = (batch.returns - values).square().mean()
+        value_loss = F.mse_loss(values, batch.returns)
         loss = policy_loss + config.vf_coef * value_loss
-        with torch.set_grad_enabled(config.ent_coef > 0):
-            entropy = distribution.entropy().mean()
         if config.ent_coef > 0:
-            loss = loss - config.ent_coef * entropy
-        with torch.no_grad():
-            approx_kl = (ratio - 1 - log_ratio).mean()  # Schulman's estimator: unbiased, never negative.
-            clip_fraction = (ratio != clipped).float().mean()
-            terms = torch.stack((policy_loss, value_loss, -entropy, approx_kl, clip_fraction))
-        return loss, terms
+            loss = loss - config.ent_coef * distribution.entropy().mean()
+        return loss, torch.stack((policy_loss, value_loss)).detach(), log_ratio.detach()
+
+
+def approx_kl(log_ratio: torch.Tensor) -> torch.Tensor:
+    """Schulman's estimator of the KL divergence from the old policy: unbiased, never negative."""
+    return (log_ratio.exp() - 1 - log_ratio).mean()
+
+
+def clip_fraction(log_ratio: torch.Tensor, clip_range: float) -> torch.Tensor:
+    """Share of probability ratios outside 1 - clip_range .. 1 + clip_range."""
+    return ((log_ratio.exp() - 1).abs() > clip_range).float().mean()

@@ -48,10 +48,10 @@ class REINFORCE(OnPolicyAgent):
         policy_loss = -(weights * distribution.log_prob(actions)).mean()
         entropy = distribution.entropy().mean()
         loss = policy_loss - config.ent_coef * entropy
-        metrics = {"policy_loss": policy_loss.detach(), "entropy_loss": -entropy.detach()}
+        metrics: UpdateMetrics = {"policy_loss": policy_loss.detach(), "entropy_loss": -entropy.detach()}
         if config.credit == "value_baseline":
             value_loss = (returns - values).square().mean()
             loss = loss + config.vf_coef * value_loss
             metrics["value_loss"] = value_loss.detach()
         metrics["grad_norm"] = self.optimizer.step(loss)
-        return dict(metrics)
+        return metrics

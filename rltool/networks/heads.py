@@ -181,6 +181,11 @@ class ValueHead(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.linear(features).squeeze(-1)
 
+    def as_numpy(self) -> NumpyFunction:
+        """Features to values, in NumPy."""
+        linear = numpy_linear(self.linear)
+        return lambda features: linear(features)[:, 0]
+
 
 def build_action_head(
     space: gym.Space,

@@ -65,6 +65,8 @@ class MLP(Backbone):
         super().__init__(space, out_features)
         self.config = config
         self.layers = layers
+        self.linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
+        self._numpy: tuple[list[int], NumpyFunction] | None = None
         self.one_hot_from = int(space.start) if isinstance(space, gym.spaces.Discrete) else None
         self.in_features = in_features
         self.bytes = space.dtype == np.uint8
@@ -77,21 +79,25 @@ class MLP(Backbone):
         return self.layers(x / 255 if self.bytes else x)
 
     def as_numpy(self) -> NumpyFunction:
-        activation = NUMPY_ACTIVATIONS.get(self.config.activation)
-        weight = next(self.parameters(), None)
-        on_cpu = weight is None or weight.device.type == "cpu"
-        if activation is None or self.config.layer_norm or self.one_hot_from is not None or not on_cpu:
+        if not self.linears or self.linears[0].weight.device.type != "cpu":
             return super().as_numpy()
-        weights = [linear_as_numpy(layer) for layer in self.layers if isinstance(layer, nn.Linear)]
+        activation = NUMPY_ACTIVATIONS.get(self.config.activation)
+        if activation is None or self.config.layer_norm or self.one_hot_from is not None:
+            return super().as_numpy()
+        # Every rollout asks for this function: it is kept until the weights have moved to other memory.
+        pointers = [layer.weight.data_ptr() for layer in self.linears]
+        if self._numpy is None or self._numpy[0] != pointers:
+            weights = [linear_as_numpy(layer) for layer in self.linears]
 
-        def infer(observations: np.ndarray) -> np.ndarray:
-            x = observations.reshape(len(observations), -1).astype(np.float32, copy=False)
-            if self.bytes:
-                x /= 255
-            for weight, bias in weights:
-                x = x @ weight
-                x += bias
-                x = activation(x)
-            return x
+            def infer(observations: np.ndarray) -> np.ndarray:
+                x = observations.reshape(len(observations), -1).astype(np.float32, copy=False)
+                if self.bytes:
+                    x /= 255
+                for weight, bias in weights:
+                    x = x @ weight
+                    x += bias
+                    x = activation(x)
+                return x
 
-        return infer
+            self._numpy = pointers, infer
+        return self._numpy[1]

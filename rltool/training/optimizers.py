@@ -7,6 +7,8 @@ time of an update, and `torch.optim` would also double the start-up time (it imp
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -36,7 +38,7 @@ class Optimizer:
             p.grad = self.gradient[start:end].view(p.shape)
             start = end
 
-    def step(self, loss: torch.Tensor) -> torch.Tensor:
+    def step(self, loss: torch.Tensor) -> float:
         """Descend one step along the gradient of `loss`; returns the gradient's norm before clipping.
 
         A gradient that is not finite changes nothing: the weights stay the last good ones.
@@ -44,13 +46,12 @@ class Optimizer:
         self.gradient.zero_()
         loss.backward()
         with torch.no_grad():
-            norm = torch.linalg.vector_norm(self.gradient)
-            if not norm.isfinite():
-                return norm
-            if self.max_grad_norm != float("inf"):
-                self.gradient.mul_((self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-            self.steps += 1
-            self._update()
+            norm = float(torch.linalg.vector_norm(self.gradient))
+            if math.isfinite(norm):
+                if norm > self.max_grad_norm:
+                    self.gradient.mul_(self.max_grad_norm / (norm + 1e-6))
+                self.steps += 1
+                self._update()
         return norm
 
     def _update(self) -> None:
