@@ -83,11 +83,14 @@ class EpisodeStatistics:
 
     def update(self, rewards: np.ndarray, done: np.ndarray, valid: np.ndarray) -> None:
         """Take in `(T, N)` steps; the only Python loop is over episodes that ended."""
-        total = self.running_returns + np.cumsum(np.where(valid, rewards, 0), axis=0, dtype=np.float64)
+        rewards = np.where(valid, rewards, 0).astype(np.float64)
+        if not done.any():
+            self.running_returns += rewards.sum(axis=0)
+            self.running_lengths += valid.sum(axis=0)
+            return
+        total = self.running_returns + np.cumsum(rewards, axis=0)
         length = self.running_lengths + np.cumsum(valid, axis=0)
         self.running_returns, self.running_lengths = total[-1].copy(), length[-1].copy()
-        if not done.any():
-            return
         base_return, base_length = np.zeros(done.shape[1]), np.zeros(done.shape[1], dtype=np.int64)
         for t, n in zip(*np.nonzero(done), strict=True):
             self.returns.append(float(total[t, n] - base_return[n]))
