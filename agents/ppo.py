@@ -82,7 +82,8 @@ class PPO(OnPolicyAgent):
         """The clipped objective of one minibatch; for the log, its policy and value loss, and log ratios `(B,)`."""
         config, advantages = self.config, batch.advantages
         if config.normalize_advantages:
-            advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
+            std, mean = torch.std_mean(advantages, correction=0)
+            advantages = (advantages - mean) / (std + 1e-8)
         distribution, values = self.policy(batch.observations)
         log_ratio = distribution.log_prob(batch.actions) - batch.old_log_prob
         ratio = log_ratio.exp()
