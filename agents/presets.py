@@ -8,6 +8,19 @@ from typing import Any
 NORMALIZED = {"normalize_observations": True, "normalize_returns": True}
 # Smooth exploration in time; PyTorch's initialization, because the noise is scaled by the features.
 GSDE = {"action_std": "gsde", "init": "default"}
+# Many environments and many passes: what finds the last steps of a goal that is reached at -1 a timestep.
+WIDE_ROLLOUTS = {
+    "total_timesteps": 1_000_000,
+    "eval_freq": 50_000,
+    "eval_episodes": 20,
+    "num_envs": 64,
+    "num_steps": 128,
+    "batch_size": 512,
+    "num_epochs": 10,
+    "learning_rate": 2e-3,
+    "learning_rate_schedule": "linear",
+    **NORMALIZED,
+}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "reinforce": {
@@ -88,30 +101,12 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "gamma": 0.98,
         },
         "Acrobot-v1": {
-            "total_timesteps": 1_000_000,
-            "eval_freq": 50_000,
-            "eval_episodes": 20,
-            "num_envs": 64,
-            "num_steps": 128,
-            "batch_size": 512,
-            "num_epochs": 10,
-            "learning_rate": 2e-3,
-            "learning_rate_schedule": "linear",
+            **WIDE_ROLLOUTS,
             "gae_lambda": 0.94,
-            **NORMALIZED,
         },
         "MountainCar-v0": {
-            "total_timesteps": 1_000_000,
-            "eval_freq": 50_000,
-            "eval_episodes": 20,
-            "num_envs": 64,
-            "num_steps": 128,
-            "batch_size": 512,
-            "num_epochs": 10,
-            "learning_rate": 2e-3,
-            "learning_rate_schedule": "linear",
+            **WIDE_ROLLOUTS,
             "gae_lambda": 0.98,
-            **NORMALIZED,
         },
         "MountainCarContinuous-v0": {
             "total_timesteps": 20_000,

@@ -10,6 +10,7 @@ Like Gymnasium's `CartPoleVectorEnv`, an environment keeps `state` as `(state, n
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -25,7 +26,7 @@ Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 
 
-class ClassicControlVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]]):
+class ClassicControlVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]], ABC):
     """What the batched tasks share: spaces, seeding, the time limit, autoreset, rendering and the saved state.
 
     One generator serves all environments; it is drawn from only when environments are reset, in the order of their
@@ -90,6 +91,7 @@ class ClassicControlVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArr
 
     # What a task defines.
 
+    @abstractmethod
     def _sample(self, count: int, options: dict[str, Any]) -> Floats:
         """Draw `count` initial states.
 
@@ -100,8 +102,8 @@ class ClassicControlVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArr
         Returns:
             `(state, count)` array.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _transition(self, actions: NDArray[Any]) -> tuple[Floats, Bools]:
         """Replace `state` by a new array, one timestep later.
 
@@ -111,15 +113,14 @@ class ClassicControlVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArr
         Returns:
             rewards, `(num_envs,)` float64, and terminated, `(num_envs,)` bool, both new arrays.
         """
-        raise NotImplementedError
 
     def _observe(self) -> NDArray[np.float32]:
         """The observations of `state`, a new `(num_envs, observation)` float32 array."""
         return self._state.T.astype(np.float32, order="C")
 
+    @abstractmethod
     def _check_actions(self, actions: Any) -> NDArray[Any]:
         """`actions` as an array, or a ValueError that says what is wrong with them."""
-        raise NotImplementedError
 
     # What they share.
 
