@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -72,11 +73,15 @@ class PPO(OnPolicyAgent):
 
     def minibatches(self, data: Minibatch, rows: np.ndarray) -> Iterator[Minibatch]:
         """Pass over the given rows `num_epochs` times, in random order; the last minibatch of a pass may be smaller."""
-        for _ in range(self.config.num_epochs):
+        size, epochs = self.config.batch_size, self.config.num_epochs
+        if size >= len(rows):  # One minibatch of everything: its order changes nothing.
+            index = torch.from_numpy(rows).to(self.device)
+            yield from repeat(Minibatch(*(tensor.index_select(0, index) for tensor in data)), epochs)
+            return
+        for _ in range(epochs):
             order = torch.from_numpy(self.rng.permutation(rows)).to(self.device)
             # One gather an epoch, then views.
-            shuffled = (tensor.index_select(0, order).split(self.config.batch_size) for tensor in data)
-            yield from map(Minibatch, *shuffled)
+            yield from map(Minibatch, *(tensor.index_select(0, order).split(size) for tensor in data))
 
     def loss(self, batch: Minibatch, clip_range: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The clipped objective of one minibatch; for the log, its policy and value loss, and log ratios `(B,)`."""
