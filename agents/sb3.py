@@ -39,6 +39,7 @@ from rltool.networks import (
     Backbone,
     CategoricalHead,
     DiagonalGaussian,
+    Flatten,
     GaussianHead,
     GSDEHead,
     ValueHead,
@@ -421,7 +422,7 @@ def make_backbone(saved: Saved, config: PolicyConfig, weights: Tensors) -> Backb
     if config.backbone == "cnn":
         return load(NatureCNN(config, space, len(weights["linear.0.weight"]), scaled), weights)
     mlp = MLP(config, space)
-    mlp.bytes = is_image(space) and scaled  # SB3 divides images by 255, other bytes not.
+    mlp.flatten = Flatten(space, scale_bytes=is_image(space) and scaled)  # SB3 leaves bytes that are no image.
     return load(mlp, weights)
 
 

@@ -7,7 +7,6 @@ from rltool.lazy import lazy_exports
 if TYPE_CHECKING:
     from rltool.networks.backbone import Backbone as Backbone
     from rltool.networks.backbone import build_backbone as build_backbone
-    from rltool.networks.backbone import is_image as is_image
     from rltool.networks.backbone import list_backbones as list_backbones
     from rltool.networks.backbone import register_backbone as register_backbone
     from rltool.networks.cnn import CNN as CNN
@@ -25,11 +24,14 @@ if TYPE_CHECKING:
     from rltool.networks.initialization import initialize as initialize
     from rltool.networks.mlp import MLP as MLP
     from rltool.networks.normalization import RunningNorm as RunningNorm
+    from rltool.networks.observations import Flatten as Flatten
+    from rltool.networks.observations import GraphBatch as GraphBatch
+    from rltool.networks.observations import is_image as is_image
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "backbone": ["Backbone", "build_backbone", "is_image", "list_backbones", "register_backbone"],
+        "backbone": ["Backbone", "build_backbone", "list_backbones", "register_backbone"],
         "cnn": ["CNN", "IMPALA"],
         "config": ["BackboneConfig"],
         "distributions": ["Categorical", "DiagonalGaussian", "Distribution"],
@@ -44,5 +46,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "initialization": ["initialize"],
         "mlp": ["MLP"],
         "normalization": ["RunningNorm"],
+        "observations": ["Flatten", "GraphBatch", "is_image"],
     },
 )

@@ -6,7 +6,8 @@ backbone plus a head, so a new backbone registered here serves all of them at on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import gymnasium as gym
 import numpy as np
@@ -14,29 +15,38 @@ import torch
 from torch import nn
 
 from rltool.networks.config import BACKBONES, BackboneConfig
+from rltool.networks.observations import as_tensors, is_image
+from rltool.trees import Tree
 
-NumpyFunction = Callable[[np.ndarray], np.ndarray]
+NumpyFunction = Callable[[Tree], np.ndarray]
+NumpyStep = Callable[[Tree, Tree], tuple[np.ndarray, Tree]]
 
 
 class Backbone(nn.Module):
-    """Maps a batch of observations `(B, *space.shape)` to features `(B, out_features)`.
+    """Maps a batch of observations to features `(B, out_features)`.
+
+    Observations are a tree of tensors with a common first axis: a tensor `(B, *space.shape)`, for Dict and Tuple spaces
+    a dictionary or tuple of them, for graphs a `GraphBatch`.
+
+    A backbone with memory reads sequences: it also takes a state, a tree of tensors whose first axis are the sequences,
+    all zero at the beginning of an episode.
 
     Attributes:
         input_space: The space of one observation.
         out_features: Length of the feature vector.
+        has_memory: Whether features depend on earlier observations of the episode: if so, `initial_state`, `sequence`
+            and `step_as_numpy` take the place of `forward` and `as_numpy`.
     """
+
+    has_memory = False
 
     def __init__(self, input_space: gym.Space, out_features: int) -> None:
         super().__init__()
         self.input_space = input_space
         self.out_features = out_features
 
-    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+    def forward(self, observations: Tree) -> torch.Tensor:
         raise TypeError(f"{type(self).__name__} lacks a forward method")
-
-    def initial_state(self, batch: int) -> torch.Tensor | None:
-        """State of a recurrent backbone before the first observation; None for the others."""
-        return None
 
     def as_numpy(self) -> NumpyFunction:
         """The same function (in evaluation mode) from NumPy to NumPy, with the weights as they are now.
@@ -44,17 +54,43 @@ class Backbone(nn.Module):
         A rollout of a small network spends its time in calls, not in arithmetic: backbones that can, override this
         with plain NumPy over views of their weights. Take a new function after the weights have moved elsewhere.
         """
-        device = next((p.device for p in self.parameters()), torch.device("cpu"))
+        device = device_of(self)
 
-        def infer(observations: np.ndarray) -> np.ndarray:
-            training = self.training
-            self.eval()
-            with torch.no_grad():
-                features = self(torch.from_numpy(np.ascontiguousarray(observations)).to(device)).cpu().numpy()
-            self.train(training)
-            return features
+        def infer(observations: Tree) -> np.ndarray:
+            with torch.no_grad(), evaluating(self):
+                return self(as_tensors(observations, device)).cpu().numpy()
 
         return infer
+
+    # With memory
+
+    def initial_state(self, batch: int) -> Tree | None:
+        """State of `batch` sequences before their first observation: zeros; None without memory."""
+        return None
+
+    def sequence(self, observations: Tree, state: Tree) -> torch.Tensor:
+        """Features `(L, S, out_features)` of S sequences of L observations `(L, S, ...)`, from their states on."""
+        raise TypeError(f"{type(self).__name__} lacks a memory")
+
+    def step_as_numpy(self) -> NumpyStep:
+        """A function from observations `(B, ...)` and states, NumPy arrays, to features and the states after them."""
+        raise TypeError(f"{type(self).__name__} lacks a memory")
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's parameters live."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode (no dropout, fixed batch norm) inside."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 def register_backbone(name: str, summary: str = "") -> Callable[[type], type]:
@@ -78,11 +114,6 @@ def register_backbone(name: str, summary: str = "") -> Callable[[type], type]:
 def list_backbones() -> list[str]:
     """Names that `--backbone` takes."""
     return BACKBONES.names()
-
-
-def is_image(space: gym.Space) -> bool:
-    """Whether a space holds images: three axes of bytes, channels first or last."""
-    return isinstance(space, gym.spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8
 
 
 def build_backbone(config: BackboneConfig, space: gym.Space) -> Backbone:

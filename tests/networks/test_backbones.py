@@ -279,9 +279,9 @@ def one_sentence(error: pytest.ExceptionInfo[UserError]) -> str:
 @pytest.mark.parametrize(
     ("name", "space", "words"),
     [
-        ("mlp", gym.spaces.Dict({"a": VECTOR}), "the mlp backbone reads Box and Discrete observations"),
-        ("mlp", gym.spaces.Tuple((VECTOR,)), "the mlp backbone reads"),
-        ("mlp", gym.spaces.MultiBinary(3), "the mlp backbone reads"),
+        ("mlp", gym.spaces.Dict({"a": gym.spaces.Text(3)}), "observations from Text spaces at a cannot be read"),
+        ("mlp", gym.spaces.Sequence(VECTOR), "observations from Sequence spaces cannot be read"),
+        ("mlp", gym.spaces.Graph(VECTOR, None), "take --backbone gnn"),
         ("cnn", VECTOR, "take --backbone mlp"),
         ("impala", gym.spaces.Discrete(3), "take --backbone mlp"),
         ("cnn", gym.spaces.Box(0, 255, (35, 60, 3), np.uint8), "35 x 60 pixels are too small for the cnn backbone"),
