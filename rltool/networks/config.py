@@ -14,6 +14,12 @@ BACKBONES.add("cnn", "rltool.networks.cnn:CNN", "the convolutional network of Na
 BACKBONES.add(
     "impala", "rltool.networks.cnn:IMPALA", "the residual convolutional network of IMPALA, for images of any size"
 )
+BACKBONES.add("rnn", "rltool.networks.memory:build_rnn", "a simple recurrent network (Elman or Jordan), with memory")
+BACKBONES.add("lstm", "rltool.networks.memory:LSTM", "long short-term memory, over time or over rows")
+BACKBONES.add("gru", "rltool.networks.memory:GRU", "gated recurrent unit, over time or over rows")
+BACKBONES.add(
+    "transformer", "rltool.networks.transformer:Transformer", "self-attention over past observations, rows or patches"
+)
 
 Activation = Literal["tanh", "relu", "elu", "gelu", "silu", "leaky_relu"]
 
@@ -36,3 +42,21 @@ class BackboneConfig(BaseModel):
     init: Literal["orthogonal", "default"] = Field(
         "orthogonal", description="Weight initialization: orthogonal, or PyTorch's default."
     )
+    model_size: PositiveInt = Field(64, description="Width of rnn, lstm, gru and transformer.")
+    num_layers: PositiveInt = Field(1, description="Layers of rnn, lstm, gru and transformer.")
+    sequence: Literal["auto", "time", "tokens"] = Field(
+        "auto",
+        description="What rnn, lstm, gru and transformer run over: an episode's observations (time) or the rows, or "
+        "patches, of one (tokens; auto: where it has two axes, or the transformer reads images).",
+    )
+    bidirectional: bool = Field(False, description="rnn, lstm and gru over tokens also run backwards.")
+    rnn: Literal["elman", "jordan"] = Field(
+        "elman", description="What the rnn reads back: its hidden layer, its output."
+    )
+    window: PositiveInt = Field(16, description="Timesteps that the transformer looks back on, this one included.")
+    num_heads: PositiveInt = Field(4, description="Attention heads of the transformer.")
+    attention: Literal["dot", "additive"] = Field("dot", description="Attention score of the transformer.")
+    position: Literal["sinusoidal", "learned", "none"] = Field(
+        "sinusoidal", description="Positional encoding of the transformer."
+    )
+    patch_size: PositiveInt = Field(8, description="Side of the transformer's image patches, in pixels.")
