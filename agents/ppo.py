@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from rltool.agents.config import PPOConfig
 from rltool.agents.on_policy import OnPolicyAgent, UpdateMetrics
 from rltool.agents.rollout import Rollout
 from rltool.agents.sequences import Sequences, SequenceTable
+from rltool.errors import UserError
 from rltool.trees import Tree, map_tree
 
 
@@ -45,6 +46,15 @@ class PPO(OnPolicyAgent):
     method = "ppo"
     config_class = PPOConfig
     config: PPOConfig
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        length, size = self.config.sequence_length, self.config.batch_size
+        if self.policy.has_memory and size < length:
+            raise UserError(
+                f"a minibatch of {size} timesteps is smaller than one sequence of {length}; raise batch-size or lower "
+                "sequence-length"
+            )
 
     def update(self, rollout: Rollout) -> UpdateMetrics:
         config = self.config

@@ -13,6 +13,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from rltool.errors import UserError
 from rltool.networks.backbone import Backbone, NumpyFunction, NumpyStep, build_backbone, device_of, evaluating
@@ -224,11 +226,80 @@ class LSTM(Recurrent):
     state_names = ("h", "c")
 
 
+class GRULayer(torch.autograd.Function):
+    """One layer of a GRU over a sequence, on a CPU: PyTorch has no fused one, and is five times slower there.
+
+    In and out go what the input adds to the gates, `(L, S, 3 size)`, the state before, `(S, size)`, and the weights of
+    the state, `(3 size, size)` and `(3 size,)`; the outputs are `(L, S, size)`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gates: torch.Tensor, h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> Any:
+        x, before, w, b = gates.detach().numpy(), h.detach().numpy(), weight.detach().numpy().T, bias.detach().numpy()
+        length, size = len(x), before.shape[1]
+        h_all = np.empty((length + 1, *before.shape), np.float32)
+        rz, n = np.empty((length, len(before), 2 * size), np.float32), np.empty((length, *before.shape), np.float32)
+        hn = np.empty_like(n)
+        h_all[0] = before
+        for t in range(length):
+            from_h = h_all[t] @ w
+            from_h += b
+            rz[t] = sigmoid(x[t, :, : 2 * size] + from_h[:, : 2 * size])
+            hn[t] = from_h[:, 2 * size :]
+            np.tanh(x[t, :, 2 * size :] + rz[t, :, :size] * hn[t], out=n[t])
+            h_all[t + 1] = n[t] + rz[t, :, size:] * (h_all[t] - n[t])
+        ctx.kept, ctx.weight = (h_all, rz, n, hn), weight
+        return torch.from_numpy(h_all[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        (h, rz, n, hn), w = ctx.kept, ctx.weight.detach().numpy()
+        dy, size = gradient.numpy(), n.shape[2]
+        r, z = rz[..., :size], rz[..., size:]
+        # All that does not wait for the step after it, for the whole sequence at once.
+        to_n = (1 - z) * (1 - n * n)
+        to_z = (h[:-1] - n) * z * (1 - z)
+        to_r = hn * r * (1 - r)
+        dx, dh_gates = np.empty((*n.shape[:2], 3 * size), np.float32), np.empty((*n.shape[:2], 3 * size), np.float32)
+        dh = np.zeros_like(dy[0])
+        for t in reversed(range(len(dy))):
+            dh = dh + dy[t]
+            dn = dh * to_n[t]
+            dx[t, :, 2 * size :] = dn
+            dx[t, :, :size] = dn * to_r[t]
+            dx[t, :, size : 2 * size] = dh * to_z[t]
+            dh_gates[t] = dx[t]
+            dh_gates[t, :, 2 * size :] *= r[t]
+            dh = dh * z[t] + dh_gates[t] @ w
+        flat = dh_gates.reshape(-1, 3 * size)
+        dw = flat.T @ h[:-1].reshape(-1, size)
+        return tuple(map(torch.from_numpy, (dx, dh, dw, flat.sum(0))))
+
+
+class GRUCore(nn.GRU):
+    """`nn.GRU`, faster on a CPU."""
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        """Sequences `(L, S, n)` and states `(layers, S, size)`; as `nn.GRU`."""
+        if x.device.type != "cpu" or x.dtype != torch.float32 or self.bidirectional:
+            return super().forward(x, h)
+        if h is None:
+            h = x.new_zeros(self.num_layers, x.shape[1], self.hidden_size)
+        last = []
+        for k in range(self.num_layers):
+            w_x, w_h, b_x, b_h = (getattr(self, f"{n}_l{k}") for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+            x = F.dropout(x, self.dropout, self.training) if k else x
+            x = GRULayer.apply(F.linear(x, w_x, b_x), h[k], w_h, b_h)
+            last.append(x[-1])
+        return x, torch.stack(last)
+
+
 class GRU(Recurrent):
     """The gated recurrent unit (Cho et al., 2014)."""
 
     name = "gru"
-    core_class = nn.GRU
+    core_class = GRUCore
     cell = staticmethod(gru_cell)
 
 
