@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rltool.errors import UserError
-from rltool.networks.backbone import Backbone, automatic_backbone
+from rltool.networks.backbone import Backbone, automatic_backbone, evaluating
 from rltool.networks.config import BackboneConfig
 from rltool.networks.initialization import initialize
 from rltool.networks.observations import channels_last, image_size
@@ -41,7 +41,7 @@ class ImageBackbone(Backbone):
         channels, height, width = image_size(space)
         self.convolutions = self.build_convolutions(channels)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), evaluating(self.convolutions):  # Running statistics stay as they begin.
                 flat = self.convolutions(torch.zeros(1, channels, height, width)).numel()
         except RuntimeError:
             flat = 0

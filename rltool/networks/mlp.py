@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rltool.networks.backbone import Backbone, NumpyFunction
+from rltool.networks.backbone import Backbone, NumpyFunction, device_of
 from rltool.networks.config import BackboneConfig
 from rltool.networks.initialization import initialize
 from rltool.networks.layers import NoisyLinear
@@ -73,7 +73,7 @@ class MLP(Backbone):
         return self.layers(self.flatten(observations))
 
     def as_numpy(self) -> NumpyFunction:
-        if not self.linears or self.linears[0].weight.device.type != "cpu":
+        if not self.linears or device_of(self).type != "cpu":
             return super().as_numpy()
         activation = NUMPY_ACTIVATIONS.get(self.config.activation)
         # A parametrized layer (spectral norm) is of a class of its own: its weight is computed anew at each call.
