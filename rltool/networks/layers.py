@@ -90,7 +90,8 @@ def add_spectral_norm(module: nn.Module) -> nn.Module:
     """Divide the weight of every linear and convolutional layer by its largest singular value, from now on.
 
     The value is estimated by power iteration, one step for each call while training (Miyato et al., "Spectral
-    normalization for generative adversarial networks", ICLR 2018). Initialize weights before.
+    normalization for generative adversarial networks", ICLR 2018). Initialize weights before; noisy layers stay as they
+    are.
     """
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d)
     for layer in [layer for layer in module.modules() if isinstance(layer, kinds)]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rltool.networks import BackboneConfig, GraphBatch, build_backbone
-from rltool.networks.gnn import GNN, join
+from rltool.networks.gnn import GNN, join, max_at, mean_at, sum_at
 from rltool.networks.observations import as_tensors
 from rltool.training.optimizers import Adam
 
@@ -97,6 +97,13 @@ def test_neighborhoods_by_hand(message: str, received: list[float]) -> None:
     backbone.messages.updates[0].weight.data = torch.tensor([[10.0, 0.5]])
     _, second = layers_of(backbone, batch(numbered()))
     assert [second[2], second[4]] == pytest.approx([10 * 3 + received[0], 10 * 5 + received[1]])
+
+
+def test_aggregates_by_hand() -> None:
+    index, values = torch.tensor([2, 0, 2]), torch.tensor([[-1.0], [5.0], [-3.0]])
+    assert sum_at(index, values, 3).flatten().tolist() == [5, 0, -4]
+    assert mean_at(index, values, 3).flatten().tolist() == [5, 0, -2]
+    assert max_at(index, values, 3).flatten().tolist() == [5, 0, -1]  # The 0 of no message is no message.
 
 
 def test_features_of_edges_travel_with_messages() -> None:
