@@ -145,7 +145,6 @@ class Recurrent(SequenceBackbone):
     """
 
     name = "recurrent"
-    core_class: Callable[..., Any]
     cell: Callable[[list[np.ndarray], np.ndarray, State], State]
     state_names: tuple[str, ...] = ("h",)
 
@@ -156,13 +155,18 @@ class Recurrent(SequenceBackbone):
         super().__init__(config, space, config.model_size * (1 + config.bidirectional), tokens)
         in_features = (space.shape or ())[-1] if tokens else self.encoder.out_features
         dropout = config.dropout if config.num_layers > 1 else 0.0
-        self.core = type(self).core_class(
+        self.core = self.core_class(config)(
             in_features, config.model_size, config.num_layers, dropout=dropout, bidirectional=config.bidirectional
         )
         if config.init == "orthogonal":
             for name, parameter in self.core.named_parameters():
                 (nn.init.zeros_ if "bias" in name else nn.init.orthogonal_)(parameter)
         self._weights: tuple[int, list[list[np.ndarray]]] | None = None
+
+    @staticmethod
+    def core_class(config: BackboneConfig) -> Callable[..., Any]:
+        """PyTorch's module, or one that is called in the same way."""
+        raise TypeError("a recurrent network lacks its core")
 
     def initial_state(self, batch: int) -> Tree | None:
         if not self.has_memory:
@@ -221,9 +225,12 @@ class LSTM(Recurrent):
     """Long short-term memory (Hochreiter & Schmidhuber, 1997; with a forget gate, Gers et al., 2000)."""
 
     name = "lstm"
-    core_class = nn.LSTM
     cell = staticmethod(lstm_cell)
     state_names = ("h", "c")
+
+    @staticmethod
+    def core_class(config: BackboneConfig) -> Callable[..., Any]:
+        return nn.LSTM
 
 
 class GRULayer(torch.autograd.Function):
@@ -299,16 +306,11 @@ class GRU(Recurrent):
     """The gated recurrent unit (Cho et al., 2014)."""
 
     name = "gru"
-    core_class = GRUCore
     cell = staticmethod(gru_cell)
 
-
-class Elman(Recurrent):
-    """The hidden layer's output is kept and read back by the hidden layer (Elman, 1990)."""
-
-    name = "rnn"
-    core_class = nn.RNN
-    cell = staticmethod(elman_cell)
+    @staticmethod
+    def core_class(config: BackboneConfig) -> Callable[..., Any]:
+        return GRUCore
 
 
 class JordanCore(nn.Module):
@@ -338,16 +340,16 @@ class JordanCore(nn.Module):
         return x, torch.stack(last)
 
 
-class Jordan(Recurrent):
-    """The network's output is kept and read back (Jordan, 1986)."""
+class RNN(Recurrent):
+    """The simple recurrent network: its hidden layer reads back its own output (Elman, 1990) or the network's (Jordan)."""
 
     name = "rnn"
-    core_class = JordanCore
+    cell = staticmethod(elman_cell)
+
+    @staticmethod
+    def core_class(config: BackboneConfig) -> Callable[..., Any]:
+        return JordanCore if config.rnn == "jordan" else nn.RNN
 
     def step_as_numpy(self) -> NumpyStep:
-        return SequenceBackbone.step_as_numpy(self)
-
-
-def build_rnn(config: BackboneConfig, space: gym.Space) -> Recurrent:
-    """The simple recurrent network that the config asks for."""
-    return (Jordan if config.rnn == "jordan" else Elman)(config, space)
+        jordan = self.config.rnn == "jordan"
+        return SequenceBackbone.step_as_numpy(self) if jordan else super().step_as_numpy()

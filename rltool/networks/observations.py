@@ -44,6 +44,18 @@ def is_image(space: gym.Space) -> bool:
     return isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8
 
 
+def channels_last(space: gym.Space) -> bool:
+    """Whether an image's channels are its last axis: the smaller of the outer axes is the channels."""
+    first, _, third = space.shape or ()
+    return third <= first
+
+
+def image_size(space: gym.Space) -> tuple[int, int, int]:
+    """Channels, height and width of images, whichever axis the channels are."""
+    first, second, third = space.shape or ()
+    return (third, first, second) if channels_last(space) else (first, second, third)
+
+
 def space_leaves(space: gym.Space, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], gym.Space]]:
     """The spaces that a nested Dict or Tuple is made of, each with the keys that lead to it."""
     if isinstance(space, spaces.Dict | spaces.Tuple):

@@ -69,10 +69,10 @@ def test_step_by_step_equals_a_whole_sequence(kind: str, space: gym.Space, num_l
     step, memory = backbone.step_as_numpy(), map_tree(lambda leaf: leaf.numpy(), state)
     for t in range(7):
         features, memory = step(map_tree(lambda leaf, t=t: leaf[t], observations), memory)
-        np.testing.assert_allclose(features, whole[t].detach(), atol=2e-5)
+        np.testing.assert_allclose(features, whole[t].detach(), rtol=1e-3, atol=3e-4)
         if t == 2:  # From its state on, the rest is the same.
             rest = backbone.sequence(as_torch(map_tree(lambda leaf: leaf[3:], observations)), as_torch(memory))
-            torch.testing.assert_close(rest, whole[3:], atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(rest, whole[3:], rtol=1e-3, atol=3e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
