@@ -41,6 +41,7 @@ class A2C(OnPolicyAgent):
         with torch.set_grad_enabled(config.ent_coef > 0):
             entropy = (weight * distribution.entropy()).sum()
         loss = policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy
+        loss = loss + self.extra_loss(observations, distribution)
         grad_norm = self.optimizer.step(loss)
         return {
             "policy_loss": policy_loss.detach(),

@@ -51,6 +51,7 @@ class OnPolicyConfig(PolicyConfig):
     normalize_returns: bool = Field(
         False, description="Divide rewards by the running standard deviation of the discounted return."
     )
+    compile: bool = Field(False, description="Compile the backbones (torch.compile; pays for large ones alone).")
 
 
 class REINFORCEConfig(OnPolicyConfig):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,16 +13,19 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from torch import nn
 
 from rltool.agents.agent import Agent
 from rltool.agents.config import OnPolicyConfig
 from rltool.agents.evaluation import evaluate
+from rltool.agents.extensions import build_extensions, with_extensions
 from rltool.agents.policy import Policy, environment_actions
 from rltool.agents.return_scaler import ReturnScaler
 from rltool.agents.rollout import Rollout, RolloutCollector
 from rltool.agents.sequences import Sequences, SequenceTable
 from rltool.envs import get_env_state, make_vector_env, set_env_state
 from rltool.errors import TrainingError, UserError
+from rltool.networks import Distribution
 from rltool.networks.observations import as_tensors, interchangeable
 from rltool.training.checkpoint import State, load_state, save_state
 from rltool.training.device import find_device
@@ -89,7 +92,7 @@ class OnPolicyAgent(Agent):
             raise UserError(
                 f"num-envs is {options['num_envs']}, but the environment given has {env.num_envs}; leave it out"
             )
-        self.config = config if config is not None else validate(self.config_class, options)
+        self.config = config if config is not None else validate(with_extensions(self.config_class), options)
         self.seed = seed
         self.device = find_device(device)
         self.env_kwargs = dict(env_kwargs or {})
@@ -98,6 +101,7 @@ class OnPolicyAgent(Agent):
         self.total_timesteps = 0
         self.updates = 0
         self.learning = False
+        self.frozen_until = 0
         self.env_id = env if isinstance(env, str) else None
         if isinstance(env, VectorEnv):
             self.env = env
@@ -108,10 +112,13 @@ class OnPolicyAgent(Agent):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.policy = Policy(self.observation_space, self.action_space, self.config).to(self.device)
+            self.optimizer = OPTIMIZERS[self.config.optimizer](
+                self.policy, self.config.learning_rate, self.config.max_grad_norm
+            )
+            self.extensions = build_extensions(self)
             self.torch_rng = torch.get_rng_state()
-        self.optimizer = OPTIMIZERS[self.config.optimizer](
-            self.policy, self.config.learning_rate, self.config.max_grad_norm
-        )
+        if self.config.compile:
+            self.policy.compile_backbones()
 
     @cached_property
     def env(self) -> VectorEnv:
@@ -189,11 +196,9 @@ class OnPolicyAgent(Agent):
                 self.optimizer.learning_rate = self.schedule(
                     self.config.learning_rate, self.config.learning_rate_schedule
                 )
-                rollout = self.collect(remaining)
-                if self.return_scaler is not None:
-                    rollout.rewards = self.return_scaler(rollout.rewards, rollout.done, rollout.valid)
-                # Nothing is learned from a rollout of steps that only reset, or that holds no whole episode.
-                metrics = self.update(rollout) if rollout.valid.any() else {}
+                backbones = [b for b in (self.policy.backbone, self.policy.value_backbone) if b is not None]
+                self.optimizer.freeze(backbones if self.timesteps < self.frozen_until else [])
+                rollout, metrics = self._collect_and_update(remaining)
                 self.timesteps += rollout.rewards.size
                 self.updates += 1
                 if not math.isfinite(float(metrics.get("grad_norm", 0.0))):
@@ -208,6 +213,26 @@ class OnPolicyAgent(Agent):
                 if False in answers:
                     break
         return self
+
+    def _collect_and_update(self, max_steps: int) -> tuple[Rollout, UpdateMetrics]:
+        with ExitStack() as stack:
+            for extension in self.extensions.values():
+                stack.enter_context(extension.around())
+            rollout = self.collect(max_steps)
+            if self.return_scaler is not None:
+                rollout.rewards = self.return_scaler(rollout.rewards, rollout.done, rollout.valid)
+            if not rollout.valid.any():  # Nothing is learned from steps that only reset, or make no whole episode.
+                return rollout, {}
+            for extension in self.extensions.values():
+                rollout.rewards = rollout.rewards + extension.reward(rollout)
+            metrics = self.update(rollout)
+        for extension in self.extensions.values():
+            metrics |= extension.after_update(rollout)
+        return rollout, metrics
+
+    def extra_loss(self, observations: Tree, distribution: Distribution) -> torch.Tensor | float:
+        """What extensions add to the loss of a minibatch."""
+        return sum(extension.loss_term(observations, distribution) for extension in self.extensions.values())
 
     @contextmanager
     def _own_torch_rng(self) -> Iterator[None]:
@@ -224,6 +249,35 @@ class OnPolicyAgent(Agent):
     def schedule(self, value: float, kind: str) -> float:
         """A scheduled value at this moment of the run: constant, or falling linearly to zero at its end."""
         return value * (1 - self.timesteps / self.total_timesteps) if kind == "linear" else value
+
+    def init_backbone(self, source: Any) -> None:
+        """Take over the backbones of another agent's policy, and its observation statistics.
+
+        Raises:
+            UserError: They have another shape, or the other agent has no such backbone.
+        """
+        theirs = getattr(source, "policy", None)
+        if theirs is None:
+            raise UserError("there is no policy to take a backbone from")
+        pairs: list[tuple[nn.Module, nn.Module]] = [(self.policy.backbone, theirs.backbone)]
+        if self.policy.value_backbone is not None:
+            pairs.append((self.policy.value_backbone, theirs.value_backbone or theirs.backbone))
+        if self.policy.normalizer is not None and theirs.normalizer is not None:
+            pairs.append((self.policy.normalizer, theirs.normalizer))
+        for mine, other in pairs:
+            shapes = [{name: tuple(t.shape) for name, t in module.state_dict().items()} for module in (mine, other)]
+            for name in {**shapes[0], **shapes[1]}:
+                one, two = shapes[0].get(name, "nothing"), shapes[1].get(name, "nothing")
+                if one != two:
+                    raise UserError(
+                        f"the backbone does not fit: {name} is {one} here and {two} there; give both the same "
+                        "--backbone, --hidden-sizes and kind of observations"
+                    )
+            mine.load_state_dict(other.state_dict())
+
+    def freeze_backbone(self, timesteps: int) -> None:
+        """Leave the backbones as they are until this many timesteps have been seen."""
+        self.frozen_until = timesteps
 
     def metrics(self) -> Metrics:
         """Figures of this moment for a row of metrics: returns of late episodes, learning rate, spread of actions."""
@@ -288,6 +342,8 @@ class OnPolicyAgent(Agent):
         state.tensors["torch_rng"] = torch.get_rng_state() if self.learning else self.torch_rng
         if self.return_scaler is not None:
             state.add("return_scaler", self.return_scaler.state_dict())
+        for name, extension in self.extensions.items():
+            state.add(f"extension.{name}", extension.state())
         env_state = get_env_state(self.env)
         if env_state is not None and collector.observation is not None:
             arrays = {k: torch.from_numpy(v) for k, v in env_state.items() if isinstance(v, np.ndarray)}
@@ -309,6 +365,8 @@ class OnPolicyAgent(Agent):
         self.torch_rng = state.tensors["torch_rng"]
         if self.return_scaler is not None:
             self.return_scaler.load_state_dict(state.take("return_scaler"))
+        for name, extension in self.extensions.items():
+            extension.load_state(state.take(f"extension.{name}"))
         collector, statistics = self.collector, self.collector.statistics
         for figures, kept_figures in ((statistics.returns, values["returns"]), (statistics.lengths, values["lengths"])):
             figures.clear()
@@ -354,7 +412,7 @@ class OnPolicyAgent(Agent):
         values = state.values
         agent = cls(
             env if env is not None else values["env_id"],
-            validate(cls.config_class, values["config"]),
+            validate(with_extensions(cls.config_class), values["config"]),
             device=device,
             env_kwargs=values["env_kwargs"],
             spaces=(space_from_json(values["observation_space"]), space_from_json(values["action_space"])),

@@ -59,6 +59,12 @@ class Policy(nn.Module):
         """Whether actions depend on earlier observations of the episode."""
         return self.backbone.has_memory
 
+    def compile_backbones(self) -> None:
+        """Compile what the backbones compute in updates (`torch.compile`); weights and their names stay as they are."""
+        for backbone in (self.backbone, self.value_backbone):
+            if backbone is not None:
+                backbone.compile()
+
     def initial_state(self, batch: int) -> dict[str, Tree] | None:
         """State of policy and critic before the first observations of `batch` episodes; None without memory."""
         if not self.has_memory:

@@ -133,6 +133,7 @@ class PPO(OnPolicyAgent):
         loss = policy_loss + config.vf_coef * value_loss
         if config.ent_coef > 0:
             loss = loss - config.ent_coef * distribution.entropy().mean()
+        loss = loss + self.extra_loss(batch.observations, distribution)
         return loss, torch.stack((policy_loss, value_loss)).detach(), log_ratio.detach()
 
 

@@ -54,5 +54,5 @@ class REINFORCE(OnPolicyAgent):
             value_loss = (returns - values).square().mean()
             loss = loss + config.vf_coef * value_loss
             metrics["value_loss"] = value_loss.detach()
-        metrics["grad_norm"] = self.optimizer.step(loss)
+        metrics["grad_norm"] = self.optimizer.step(loss + self.extra_loss(observations, distribution))
         return metrics

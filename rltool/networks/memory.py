@@ -341,7 +341,7 @@ class JordanCore(nn.Module):
 
 
 class RNN(Recurrent):
-    """The simple recurrent network: its hidden layer reads back its own output (Elman, 1990) or the network's (Jordan)."""
+    """A simple recurrent network: its hidden layer is fed back what it put out (Elman, 1990) or the output (Jordan)."""
 
     name = "rnn"
     cell = staticmethod(elman_cell)

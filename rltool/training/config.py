@@ -26,4 +26,8 @@ class RunConfig(BaseModel):
         "auto", description="Tuned options to start from: auto (those for this environment), none, or an environment."
     )
     track: Literal["tensorboard"] | None = Field(None, description="Also write metrics for tensorboard.")
+    init_backbone: str | None = Field(None, description="Run whose backbone to start from.")
+    freeze_backbone: NonNegativeInt = Field(
+        0, description="Timesteps during which the backbone stays as it is, and the rest is trained alone."
+    )
     env_kwargs: dict[str, Any] = Field({}, description="Arguments of the environment's constructor.")

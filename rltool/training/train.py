@@ -48,6 +48,8 @@ def train(method: str, data: str, *, callback: Callback | None = None, progress:
     learner = known.learner_class()(
         data, config, seed=run_config.seed, device=run_config.device, env_kwargs=run_config.env_kwargs
     )
+    if run_config.init_backbone is not None:
+        learner.init_backbone(Run(run_config.init_backbone).model)
     run = create_run(method, data, run_config, config.model_dump(mode="json"))
     display = make_progress(progress)
     display.start(
@@ -123,6 +125,8 @@ def _execute(
                 f"the budget is rounded up to {-(-total // learner.env.num_envs) * learner.env.num_envs:,} timesteps, "
                 f"a multiple of {learner.env.num_envs} environments"
             )
+        if run.options.freeze_backbone:
+            learner.freeze_backbone(run.options.freeze_backbone)
         recorder = Recorder(run, learner, total, display, kept)
 
         def interrupt() -> None:
