@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -28,9 +29,13 @@ from gymnasium.envs.registration import (
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from rltool.envs.functions import import_user_module
+from rltool.envs.replay import Replay
+from rltool.envs.wrappers import ActionMaskObservation, FreshWorld, preprocess_atari, stack_frames
 from rltool.errors import UserError
 
-Wrappers = Sequence[Callable[[gym.Env[Any, Any]], gym.Wrapper[Any, Any, Any, Any]]]
+Wrapper = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
+Wrappers = Sequence[Wrapper]
 
 VECTORIZATIONS = ("auto", "vector", "sync", "async")
 
@@ -63,6 +68,8 @@ ASYNC_OVERHEAD = 80e-6
 # Worker processes cost memory and start-up time, so they have to win clearly.
 ASYNC_MUST_TAKE_LESS_THAN = 0.75
 
+BIPEDAL_WALKER = "gymnasium.envs.box2d.bipedal_walker:BipedalWalker"
+
 # Options of `gymnasium.make` itself, which every environment takes.
 _MAKE_OPTIONS = ("max_episode_steps", "disable_env_checker")
 
@@ -76,6 +83,12 @@ def make_vector_env(
     autoreset_mode: AutoresetMode | str | None = None,
     render_mode: str | None = None,
     wrappers: Wrappers = (),
+    action_masks: bool = False,
+    frame_stack: int = 1,
+    atari_preprocessing: bool = False,
+    terminal_on_life_loss: bool = False,
+    clip_rewards: bool = False,
+    shaping: Wrapper | None = None,
     **kwargs: Any,
 ) -> VectorEnv[Any, Any, Any]:
     """Make `num_envs` copies of an environment that are stepped together, in the fastest way that is correct.
@@ -93,7 +106,16 @@ def make_vector_env(
         autoreset_mode: an `AutoresetMode` or its value, "NextStep", "SameStep" or "Disabled"; None for the
             environment's default, which is "NextStep". The result has it in `metadata["autoreset_mode"]`.
         render_mode: as in `gymnasium.make`, usually "rgb_array" or "human".
-        wrappers: applied, in this order, to each single environment; there is no batched form then.
+        wrappers: applied, in this order, to each single environment; there is no batched form then, nor
+            with any of the next six.
+        action_masks: makes the mask of allowed actions a part of the observation, where the environment offers one
+            (see `ActionMaskObservation`).
+        frame_stack: how many of the last observations the policy sees at once (see `stack_frames`).
+        atari_preprocessing: prepares an Atari game in the usual way (see `preprocess_atari`).
+        terminal_on_life_loss: with Atari's preprocessing, the loss of a life ends the episode.
+        clip_rewards: with Atari's preprocessing, rewards are replaced by their signs.
+        shaping: a wrapper that changes the rewards, given the observations of the environment and its `wrappers`, such
+            as `functools.partial(PotentialShaping, potential=potential, gamma=0.99)`.
         **kwargs: options of the environment, and `max_episode_steps` (-1: no limit).
 
     Returns:
@@ -114,7 +136,18 @@ def make_vector_env(
 
     with _user_errors(spec, options):
         _check_options(spec, options)
-        batched = None if wrappers or vectorization in ("sync", "async") else _batched_form(spec, mode, options)
+        layers = _layers(
+            spec,
+            options,
+            wrappers,
+            action_masks=action_masks,
+            frame_stack=frame_stack,
+            atari_preprocessing=atari_preprocessing,
+            terminal_on_life_loss=terminal_on_life_loss,
+            clip_rewards=clip_rewards,
+            shaping=shaping,
+        )
+        batched = None if layers or vectorization in ("sync", "async") else _batched_form(spec, mode, options)
         if batched is not None:
             if mode is not None and _takes(batched, ["autoreset_mode"]):
                 options["autoreset_mode"] = mode
@@ -127,13 +160,13 @@ def make_vector_env(
             )
         else:
             if vectorization == "auto":
-                vectorization = _sync_or_async(spec, num_envs, wrappers, options)
+                vectorization = _sync_or_async(spec, num_envs, layers, options)
             env = gym.make_vec(
                 spec,
                 num_envs,
                 vectorization_mode=vectorization,
                 vector_kwargs={"autoreset_mode": mode or AutoresetMode.NEXT_STEP},
-                wrappers=wrappers,
+                wrappers=[*layers, Replay],  # type: ignore[list-item]  # layers may be functions
                 **options,
             )
     if seed is not None:
@@ -142,12 +175,31 @@ def make_vector_env(
     return env
 
 
-def make_env(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gym.Env[Any, Any]:
+def make_env(
+    env_id: str,
+    render_mode: str | None = None,
+    *,
+    wrappers: Wrappers = (),
+    action_masks: bool = False,
+    frame_stack: int = 1,
+    atari_preprocessing: bool = False,
+    terminal_on_life_loss: bool = False,
+    clip_rewards: bool = False,
+    shaping: Wrapper | None = None,
+    **kwargs: Any,
+) -> gym.Env[Any, Any]:
     """Make a single environment, as `gymnasium.make` does.
 
     Args:
         env_id: a registered id such as "CartPole-v1", or "module:Id" to import the module that registers it first.
         render_mode: usually "rgb_array" or "human".
+        wrappers: applied in this order.
+        action_masks: as for `make_vector_env`, like the next five.
+        frame_stack: how many of the last observations are one.
+        atari_preprocessing: prepares an Atari game.
+        terminal_on_life_loss: a part of that.
+        clip_rewards: a part of that.
+        shaping: a wrapper that changes the rewards.
         **kwargs: options of the environment, and `max_episode_steps` (-1: no limit).
 
     Returns:
@@ -160,7 +212,35 @@ def make_env(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gym.
     options = _options(render_mode, kwargs)
     with _user_errors(spec, options):
         _check_options(spec, options)
-        return gym.make(spec, **options)
+        layers = _layers(
+            spec,
+            options,
+            wrappers,
+            action_masks=action_masks,
+            frame_stack=frame_stack,
+            atari_preprocessing=atari_preprocessing,
+            terminal_on_life_loss=terminal_on_life_loss,
+            clip_rewards=clip_rewards,
+            shaping=shaping,
+        )
+        return _make_layered(spec, layers, options)
+
+
+def offers_action_mask(env_id: str, **kwargs: Any) -> bool:
+    """Whether an environment says in its infos which of its discrete actions are allowed; a scratch copy is asked.
+
+    Args:
+        env_id: as for `make_env`.
+        **kwargs: options of the environment.
+
+    Raises:
+        UserError: as `make_env`.
+    """
+    spec = _find_spec(env_id)
+    options = _options(None, kwargs)
+    with _user_errors(spec, options):
+        _check_options(spec, options)
+        return _offers_action_mask(spec, options)
 
 
 def environment_ids() -> list[str]:
@@ -176,7 +256,7 @@ def _find_spec(env_id: str) -> EnvSpec:
     """The registered spec of `env_id`, its module imported first; without a version, that of the latest."""
     module, _, name = env_id.rpartition(":")
     if module:
-        _import_module(module, env_id)
+        import_user_module(module, env_id)
     elif name not in gym.registry:
         _register_atari()
     try:
@@ -215,22 +295,6 @@ def _has_atari() -> bool:
 def _register_atari() -> None:
     if _has_atari():
         importlib.import_module("ale_py")
-
-
-def _import_module(module: str, env_id: str) -> None:
-    folder = os.getcwd()
-    if folder not in sys.path and "" not in sys.path:
-        sys.path.append(folder)  # last, so that nothing in it hides an installed module
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and f"{module}.".startswith(f"{error.name}."):
-            raise UserError(
-                f"no module '{error.name}' to import for '{env_id}'; install it, or run in the folder that has it"
-            ) from error
-        raise UserError(f"importing '{module}' for '{env_id}' failed, {error}; install that first") from error
-    except Exception as error:
-        raise UserError(f"importing '{module}' for '{env_id}' failed, {type(error).__name__}: {error}") from error
 
 
 # Checking the arguments.
@@ -316,6 +380,77 @@ def _user_errors(spec: EnvSpec, options: Mapping[str, Any]) -> Iterator[None]:
         raise
 
 
+# Wrapping.
+
+
+def _layers(
+    spec: EnvSpec,
+    options: dict[str, Any],
+    wrappers: Wrappers,
+    *,
+    action_masks: bool,
+    frame_stack: int,
+    atari_preprocessing: bool,
+    terminal_on_life_loss: bool,
+    clip_rewards: bool,
+    shaping: Wrapper | None,
+) -> list[Wrapper]:
+    """The wrappers that do all that is asked for, the innermost first; Atari's preprocessing adds to the options."""
+    layers: list[Wrapper] = [FreshWorld] if spec.entry_point == BIPEDAL_WALKER else []
+    if atari_preprocessing:
+        options.update(_atari_options(spec, options))
+        layers.append(
+            functools.partial(
+                preprocess_atari,
+                terminal_on_life_loss=terminal_on_life_loss,
+                clip_rewards=clip_rewards,
+                channel_axis=frame_stack == 1,  # images have three axes, with or without a stack
+            )
+        )
+    elif terminal_on_life_loss or clip_rewards:
+        raise UserError("terminal-on-life-loss and clip-rewards are parts of Atari's preprocessing; turn that on, too")
+    layers += wrappers
+    if shaping is not None:
+        layers.append(shaping)
+    if frame_stack != 1:
+        layers.append(functools.partial(stack_frames, count=frame_stack))
+    if action_masks and _offers_action_mask(spec, options):
+        layers.append(ActionMaskObservation)
+    return layers
+
+
+def _atari_options(spec: EnvSpec, options: Mapping[str, Any]) -> dict[str, Any]:
+    if not str(spec.entry_point).startswith("ale_py."):
+        raise UserError(f"Atari's preprocessing is for games such as ALE/Pong-v5; '{spec.id}' is none of them")
+    mine = {"frameskip": 1, "obs_type": "grayscale"}
+    for name in mine:
+        if name in options:
+            raise UserError(f"Atari's preprocessing decides about '{name}'; leave that option out, or turn it off")
+    return mine
+
+
+_action_masks: dict[str, bool] = {}
+
+
+def _offers_action_mask(spec: EnvSpec, options: Mapping[str, Any]) -> bool:
+    options = {name: value for name, value in options.items() if name != "render_mode"}
+    key = repr((spec, sorted(options.items())))
+    if spec.entry_point is None:
+        return False
+    if key not in _action_masks:
+        with contextlib.closing(gym.make(spec, **options)) as env:
+            discrete = isinstance(env.action_space, gym.spaces.Discrete)
+            _action_masks[key] = discrete and "action_mask" in env.reset(seed=0)[1]
+    return _action_masks[key]
+
+
+def _make_layered(spec: EnvSpec, layers: Wrappers, options: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    env: gym.Env[Any, Any] = gym.make(spec, **options)
+    for layer in layers:
+        env = layer(env)
+    return env
+
+
 # Choosing the vector form.
 
 
@@ -369,9 +504,7 @@ def _step_seconds(
     max_steps: int = 1000,
 ) -> float:
     """The median duration, in seconds, of random steps in a scratch copy of the environment."""
-    env: gym.Env[Any, Any] = gym.make(spec, **options)
-    for wrapper in wrappers:
-        env = wrapper(env)
+    env = _make_layered(spec, wrappers, options)
     env.reset(seed=0)
     env.action_space.seed(0)
     env.step(env.action_space.sample())  # the first step pays for Gymnasium's checks
