@@ -133,11 +133,15 @@ class Replay(gym.Wrapper, RecordConstructorArgs):
 
     def _fingerprint(self) -> dict[str, Any]:
         """What differs if the episode took another course."""
-        observation = json.dumps(self.observation_space.to_jsonable([self._observation]), default=_to_json)
+        space, observation = self.observation_space, self._observation
+        if space.shape is None:
+            content = json.dumps(space.to_jsonable([observation]), default=_to_json).encode()
+        else:
+            content = np.asarray(observation).tobytes()
         return {
             "steps": len(self._actions),
             "generator": json.loads(json.dumps(self._generator_state(), default=_to_json)),
-            "observation": hashlib.sha256(observation.encode()).hexdigest(),
+            "observation": hashlib.sha256(content).hexdigest(),
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import math
 from collections.abc import Callable
@@ -171,14 +172,15 @@ class FunctionShaping(gym.Wrapper, RecordConstructorArgs):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
         """Begin an episode."""
-        self._observation, info = self.env.reset(seed=seed, options=options)
-        return self._observation, info
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._observation = copy.deepcopy(observation)  # The environment may write the next one into the same array.
+        return observation, info
 
     def step(self, action: Any) -> Step:
         """Take a step; a TrainingError if the function fails or gives no finite number."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         reward = _number(self.function, self._observation, action, reward, observation, terminated)
-        self._observation = observation
+        self._observation = copy.deepcopy(observation)
         return observation, reward, terminated, truncated, info
 
 
