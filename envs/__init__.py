@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rltool.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from rltool.envs.cartpole import CartPoleNoVelocityVectorEnv as CartPoleNoVelocityVectorEnv
     from rltool.envs.classic_control import (
         AcrobotVectorEnv as AcrobotVectorEnv,
     )
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rltool.envs.conformance import ConformanceError as ConformanceError
     from rltool.envs.conformance import check_vector_env as check_vector_env
     from rltool.envs.functions import load_function as load_function
+    from rltool.envs.key_door import KeyDoorVectorEnv as KeyDoorVectorEnv
     from rltool.envs.make import environment_ids as environment_ids
     from rltool.envs.make import make_env as make_env
     from rltool.envs.make import make_vector_env as make_vector_env
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "cartpole": ["CartPoleNoVelocityVectorEnv"],
         "classic_control": [
             "AcrobotVectorEnv",
             "MountainCarContinuousVectorEnv",
@@ -44,6 +47,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ],
         "conformance": ["ConformanceError", "check_vector_env"],
         "functions": ["load_function"],
+        "key_door": ["KeyDoorVectorEnv"],
         "make": ["environment_ids", "make_env", "make_vector_env", "offers_action_mask"],
         "replay": ["Replay"],
         "state": ["get_env_state", "set_env_state"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import functools
 import importlib
 import importlib.util
 import inspect
@@ -30,12 +29,10 @@ from gymnasium.error import DependencyNotInstalled
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from rltool.envs.functions import import_user_module
+from rltool.envs.layers import Preparation, Wrapper, Wrappers, make_layered, probe_action_mask
+from rltool.envs.registration import register_own_environments
 from rltool.envs.replay import Replay
-from rltool.envs.wrappers import ActionMaskObservation, FreshWorld, preprocess_atari, stack_frames
 from rltool.errors import UserError
-
-Wrapper = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
-Wrappers = Sequence[Wrapper]
 
 VECTORIZATIONS = ("auto", "vector", "sync", "async")
 
@@ -67,8 +64,6 @@ INSTALLS = {
 ASYNC_OVERHEAD = 80e-6
 # Worker processes cost memory and start-up time, so they have to win clearly.
 ASYNC_MUST_TAKE_LESS_THAN = 0.75
-
-BIPEDAL_WALKER = "gymnasium.envs.box2d.bipedal_walker:BipedalWalker"
 
 # Options of `gymnasium.make` itself, which every environment takes.
 _MAKE_OPTIONS = ("max_episode_steps", "disable_env_checker")
@@ -136,17 +131,16 @@ def make_vector_env(
 
     with _user_errors(spec, options):
         _check_options(spec, options)
-        layers = _layers(
-            spec,
-            options,
-            wrappers,
-            action_masks=action_masks,
-            frame_stack=frame_stack,
-            atari_preprocessing=atari_preprocessing,
-            terminal_on_life_loss=terminal_on_life_loss,
-            clip_rewards=clip_rewards,
-            shaping=shaping,
+        preparation = Preparation(
+            tuple(wrappers),
+            action_masks,
+            frame_stack,
+            atari_preprocessing,
+            terminal_on_life_loss,
+            clip_rewards,
+            shaping,
         )
+        layers = preparation.layers(spec, options)
         batched = None if layers or vectorization in ("sync", "async") else _batched_form(spec, mode, options)
         if batched is not None:
             if mode is not None and _takes(batched, ["autoreset_mode"]):
@@ -212,18 +206,17 @@ def make_env(
     options = _options(render_mode, kwargs)
     with _user_errors(spec, options):
         _check_options(spec, options)
-        layers = _layers(
-            spec,
-            options,
-            wrappers,
-            action_masks=action_masks,
-            frame_stack=frame_stack,
-            atari_preprocessing=atari_preprocessing,
-            terminal_on_life_loss=terminal_on_life_loss,
-            clip_rewards=clip_rewards,
-            shaping=shaping,
+        preparation = Preparation(
+            tuple(wrappers),
+            action_masks,
+            frame_stack,
+            atari_preprocessing,
+            terminal_on_life_loss,
+            clip_rewards,
+            shaping,
         )
-        return _make_layered(spec, layers, options)
+        layers = preparation.layers(spec, options)
+        return make_layered(spec, layers, options)
 
 
 def offers_action_mask(env_id: str, **kwargs: Any) -> bool:
@@ -240,12 +233,12 @@ def offers_action_mask(env_id: str, **kwargs: Any) -> bool:
     options = _options(None, kwargs)
     with _user_errors(spec, options):
         _check_options(spec, options)
-        return _offers_action_mask(spec, options)
+        return probe_action_mask(spec, options)
 
 
 def environment_ids() -> list[str]:
-    """The ids of all registered environments, Atari's too where installed, without the mere redirections."""
-    _register_atari()
+    """The ids of all registered environments, ours and (where installed) Atari's too, without mere redirections."""
+    _register_others()
     return sorted(id for id, spec in gym.registry.items() if not _is_redirection(spec))
 
 
@@ -258,7 +251,7 @@ def _find_spec(env_id: str) -> EnvSpec:
     if module:
         import_user_module(module, env_id)
     elif name not in gym.registry:
-        _register_atari()
+        _register_others()
     try:
         namespace, short_name, version = parse_env_id(name)
     except gym.error.Error as error:
@@ -292,7 +285,9 @@ def _has_atari() -> bool:
     return importlib.util.find_spec("ale_py") is not None
 
 
-def _register_atari() -> None:
+def _register_others() -> None:
+    """Register what Gymnasium does not by itself: Atari's games and our own environments."""
+    register_own_environments()
     if _has_atari():
         importlib.import_module("ale_py")
 
@@ -380,77 +375,6 @@ def _user_errors(spec: EnvSpec, options: Mapping[str, Any]) -> Iterator[None]:
         raise
 
 
-# Wrapping.
-
-
-def _layers(
-    spec: EnvSpec,
-    options: dict[str, Any],
-    wrappers: Wrappers,
-    *,
-    action_masks: bool,
-    frame_stack: int,
-    atari_preprocessing: bool,
-    terminal_on_life_loss: bool,
-    clip_rewards: bool,
-    shaping: Wrapper | None,
-) -> list[Wrapper]:
-    """The wrappers that do all that is asked for, the innermost first; Atari's preprocessing adds to the options."""
-    layers: list[Wrapper] = [FreshWorld] if spec.entry_point == BIPEDAL_WALKER else []
-    if atari_preprocessing:
-        options.update(_atari_options(spec, options))
-        layers.append(
-            functools.partial(
-                preprocess_atari,
-                terminal_on_life_loss=terminal_on_life_loss,
-                clip_rewards=clip_rewards,
-                channel_axis=frame_stack == 1,  # images have three axes, with or without a stack
-            )
-        )
-    elif terminal_on_life_loss or clip_rewards:
-        raise UserError("terminal-on-life-loss and clip-rewards are parts of Atari's preprocessing; turn that on, too")
-    layers += wrappers
-    if shaping is not None:
-        layers.append(shaping)
-    if frame_stack != 1:
-        layers.append(functools.partial(stack_frames, count=frame_stack))
-    if action_masks and _offers_action_mask(spec, options):
-        layers.append(ActionMaskObservation)
-    return layers
-
-
-def _atari_options(spec: EnvSpec, options: Mapping[str, Any]) -> dict[str, Any]:
-    if not str(spec.entry_point).startswith("ale_py."):
-        raise UserError(f"Atari's preprocessing is for games such as ALE/Pong-v5; '{spec.id}' is none of them")
-    mine = {"frameskip": 1, "obs_type": "grayscale"}
-    for name in mine:
-        if name in options:
-            raise UserError(f"Atari's preprocessing decides about '{name}'; leave that option out, or turn it off")
-    return mine
-
-
-_action_masks: dict[str, bool] = {}
-
-
-def _offers_action_mask(spec: EnvSpec, options: Mapping[str, Any]) -> bool:
-    options = {name: value for name, value in options.items() if name != "render_mode"}
-    key = repr((spec, sorted(options.items())))
-    if spec.entry_point is None:
-        return False
-    if key not in _action_masks:
-        with contextlib.closing(gym.make(spec, **options)) as env:
-            discrete = isinstance(env.action_space, gym.spaces.Discrete)
-            _action_masks[key] = discrete and "action_mask" in env.reset(seed=0)[1]
-    return _action_masks[key]
-
-
-def _make_layered(spec: EnvSpec, layers: Wrappers, options: Mapping[str, Any]) -> gym.Env[Any, Any]:
-    env: gym.Env[Any, Any] = gym.make(spec, **options)
-    for layer in layers:
-        env = layer(env)
-    return env
-
-
 # Choosing the vector form.
 
 
@@ -504,7 +428,7 @@ def _step_seconds(
     max_steps: int = 1000,
 ) -> float:
     """The median duration, in seconds, of random steps in a scratch copy of the environment."""
-    env = _make_layered(spec, wrappers, options)
+    env = make_layered(spec, wrappers, options)
     env.reset(seed=0)
     env.action_space.seed(0)
     env.step(env.action_space.sample())  # the first step pays for Gymnasium's checks
