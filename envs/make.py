@@ -47,8 +47,9 @@ BATCHED = {
     "gymnasium.envs.classic_control.pendulum:PendulumEnv": "rltool.envs.classic_control:PendulumVectorEnv",
 }
 
-# The batched jax forms in Gymnasium 1.4 undo the step of every environment while another one resets.
-INCORRECT_VECTOR_FORMS = ("gymnasium.envs.phys2d.",)
+# The batched jax forms in Gymnasium 1.4 undo the step of every environment while another one resets. That of Atari's
+# games is another environment than the single one: it scales and stacks the images and clips the rewards.
+INCORRECT_VECTOR_FORMS = ("gymnasium.envs.phys2d.", "ale_py.")
 
 # What to install for the environments whose entry point starts so.
 INSTALLS = {
@@ -90,7 +91,8 @@ def make_vector_env(
 
     That is a batched NumPy form where there is one (the environment's own, or rltool's for Acrobot, MountainCar and
     Pendulum), otherwise one process or several, whichever is expected to be faster after a few steps of a scratch
-    copy have been timed. One process and several give identical trajectories; no statistics wrapper is added.
+    copy have been timed. One process and several give identical trajectories; no statistics wrapper is added. Around
+    each single environment lies `Replay`, so that `get_env_state` has the state of any of these forms.
 
     Args:
         env_id: a registered id such as "CartPole-v1", or "module:Id" to import the module that registers it first.

@@ -108,6 +108,7 @@ def test_what_had_ended_resets_in_the_next_step(vector: Any) -> None:
         each.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*ERROR")
 @pytest.mark.parametrize("vector", [SyncVectorEnv, AsyncVectorEnv])
 def test_what_had_ended_waits_for_its_reset_where_autoreset_is_disabled(vector: Any) -> None:
     env, fresh = (vector([lambda: Replay(gym.make("CartPole-v1"))] * 3, autoreset_mode=DISABLED) for _ in range(2))

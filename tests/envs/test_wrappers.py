@@ -213,6 +213,12 @@ class TestAtari:
         assert lives > 0
         assert rewards == {0.0, 1.0}
 
+    def test_without_it_many_are_the_same_as_one(self) -> None:
+        """The games' own batched form prepares images and rewards whether asked to or not."""
+        many, one = make_vector_env("ALE/Pong-v5", 2), make_env("ALE/Pong-v5")
+        assert many.single_observation_space == one.observation_space
+        many.close()
+
     def test_the_state_is_kept(self) -> None:
         env, fresh = (
             make_vector_env("ALE/Breakout-v5", 1, seed=0, atari_preprocessing=True, frame_stack=2, max_episode_steps=20)
@@ -257,15 +263,17 @@ except rltool.UserError as error:
         ("Box2D", "BipedalWalker-v3", "box2d"),
         ("mujoco", "Ant-v5", "mujoco"),
         pytest.param("cv2", "ALE/Pong-v5", "atari", marks=needs_atari),
+        ("ale_py", "ALE/Pong-v5", "atari"),
     ],
 )
 def test_missing_packages_are_named_in_a_fresh_process(package: str, env_id: str, extra: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", BLOCKED, package, env_id], capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout == (
-        f"environment '{env_id}' needs a package that is not installed: pip install \"rltool[{extra}]\"\n"
-    )
+    sentence = f"environment '{env_id}' needs a package that is not installed:"
+    if package == "ale_py":  # then not even the names of the games are known
+        sentence = f"no environment '{env_id}'; Atari games need"
+    assert done.stdout == f'{sentence} pip install "rltool[{extra}]"\n'
 
 
 def position(observation: np.ndarray) -> float:
@@ -334,6 +342,13 @@ class TestFunctionShaping:
         second, rewards, *_ = env.step(np.array([0, 1]))
         np.testing.assert_allclose(rewards, 10 * second[:, 0] + first[:, 0] + 1 + [0, 0.1], rtol=1e-6)
         env.close()
+
+    @pytest.mark.filterwarnings("ignore:.*ERROR")
+    def test_a_failure_in_a_worker_process_is_the_same_error(self) -> None:
+        shaping = functools.partial(PotentialShaping, potential=lambda _: math.nan, gamma=0.9)
+        env = make_vector_env("CartPole-v1", 2, vectorization="async", shaping=shaping)
+        with pytest.raises(TrainingError, match=r"gave nan; it must give a finite number$"):
+            env.reset(seed=0)
 
     @pytest.mark.parametrize(
         ("value", "sentence"),
