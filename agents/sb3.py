@@ -198,17 +198,16 @@ def read_space(text: Mapping[str, Any]) -> gym.Space:
     kind = text[":type:"].rpartition(".")[2].removesuffix("'>")
     if kind == "Discrete":
         return gym.spaces.Discrete(int(text["n"]), start=int(text.get("start", 0)))
-    shape = tuple(text.get("_shape", text.get("shape")) or ())
     if kind == "MultiBinary":
         return gym.spaces.MultiBinary(text["n"])
     if kind == "MultiDiscrete":
-        nvec = read_counts(text["nvec"])
-        start = read_counts(text["start"]) if "start" in text else np.zeros_like(nvec)
-        return gym.spaces.MultiDiscrete(nvec.reshape(shape), text["dtype"], start=start.reshape(shape))
+        start = read_counts(text["start"]) if "start" in text else None
+        return gym.spaces.MultiDiscrete(read_counts(text["nvec"]), text["dtype"], start=start)
     if kind != "Box":
         raise UserError(
             f"it has a {kind} space, and only Box, Discrete, MultiDiscrete and MultiBinary spaces are supported"
         )
+    shape = tuple(text["_shape"] if "_shape" in text else text["shape"])
     dtype = np.dtype(text["dtype"])
     limits = (-np.inf, np.inf) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     low, high = (read_bound(text[name], shape, limit) for name, limit in zip(("low", "high"), limits, strict=True))

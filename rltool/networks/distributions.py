@@ -61,7 +61,7 @@ class MultiCategorical:
 
     def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
         """Log-probability of actions `(B, k)`, counted from 0; `(B,)`."""
-        return self.choices.log_prob(actions.flatten()).view(self.shape).sum(-1)
+        return self.choices.log_prob(actions.flatten().long()).view(self.shape).sum(-1)
 
     def entropy(self) -> torch.Tensor:
         """Entropy in nats, `(B,)`."""
