@@ -106,5 +106,6 @@ def environment_actions(space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:
         case gym.spaces.MultiBinary():
             return lambda actions: actions.reshape(-1, *space.shape)
         case gym.spaces.Discrete() if space.start:
-            return lambda actions: actions + int(space.start)
+            start = int(space.start)
+            return lambda actions: actions + start
     return lambda actions: actions
