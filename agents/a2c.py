@@ -19,8 +19,9 @@ class A2C(OnPolicyAgent):
 
     def update(self, rollout: Rollout) -> UpdateMetrics:
         config = self.config
-        distribution, values = self.policy(self.tensor(rollout.observations[:-1]))
-        bootstrap = self.policy.critic()(rollout.bootstrap_observations)
+        _, observations, sequences = self.inputs(rollout)
+        distribution, values = self.policy(observations, sequences)
+        bootstrap = self.policy.critic()(rollout.bootstrap_observations, rollout.bootstrap_state)
         old_values = values.detach().cpu().numpy().reshape(rollout.rewards.shape)
         gae_lambda = {"td": 0.0, "gae": config.gae_lambda, "mc": 1.0}[config.advantage]
         next_values = rollout.next_values(old_values, bootstrap)

@@ -41,6 +41,9 @@ class OnPolicyConfig(PolicyConfig):
 
     num_envs: PositiveInt = Field(1, description="Environments stepped together.")
     num_steps: PositiveInt = Field(5, description="Timesteps per environment and rollout.")
+    sequence_length: PositiveInt = Field(
+        16, description="With rnn, lstm, gru or transformer, timesteps of a sequence that gradients flow through."
+    )
     learning_rate: PositiveFloat = Field(7e-4, description="Step size of the optimizer.")
     learning_rate_schedule: Schedule = Field(
         "constant", description="Learning rate over the run: constant, or falling linearly to zero."

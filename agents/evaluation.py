@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from rltool.envs import make_env, make_vector_env
 from rltool.errors import TrainingError, UserError
+from rltool.networks.observations import stack_observations
 
 
 class Predictor(Protocol):
@@ -181,7 +182,7 @@ def watch(
                     on_frame(np.asarray(env.render()), episode)
                 if done:
                     break
-                batch = np.asarray(observation)[None]
+                batch = stack_observations(env.observation_space, [observation])
                 action, state = agent.predict(batch, state=state, episode_start=start, deterministic=deterministic)
                 try:
                     observation, reward, terminated, truncated, _ = env.step(action[0])

@@ -20,12 +20,15 @@ from rltool.agents.evaluation import evaluate
 from rltool.agents.policy import Policy, environment_actions
 from rltool.agents.return_scaler import ReturnScaler
 from rltool.agents.rollout import Rollout, RolloutCollector
+from rltool.agents.sequences import Sequences, SequenceTable
 from rltool.envs import get_env_state, make_vector_env, set_env_state
 from rltool.errors import TrainingError, UserError
+from rltool.networks.observations import as_tensors, interchangeable
 from rltool.training.checkpoint import State, load_state, save_state
 from rltool.training.device import find_device
 from rltool.training.optimizers import OPTIMIZERS
 from rltool.training.spaces import space_from_json, space_to_json
+from rltool.trees import Tree
 from rltool.validation import validate
 
 Metrics = dict[str, float]
@@ -124,12 +127,17 @@ class OnPolicyAgent(Agent):
     def collector(self) -> RolloutCollector:
         """What steps the environments and keeps what must survive from one rollout to the next."""
         mine, theirs = self.observation_space, self.env.single_observation_space
-        if mine.shape != theirs.shape or self.action_space != self.env.single_action_space:
+        if not interchangeable(mine, theirs) or self.action_space != self.env.single_action_space:
             raise UserError(
                 f"the environment does not fit this agent: it has observations {theirs} and actions "
                 f"{self.env.single_action_space}, not {mine} and {self.action_space}"
             )
-        return RolloutCollector(self.env, environment_actions(self.action_space))
+        return RolloutCollector(
+            self.env,
+            environment_actions(self.action_space),
+            self.policy.initial_state(self.env.num_envs),
+            self.config.sequence_length,
+        )
 
     @cached_property
     def return_scaler(self) -> ReturnScaler | None:
@@ -195,7 +203,7 @@ class OnPolicyAgent(Agent):
                     )
                 if self.policy.normalizer is not None:
                     # Between updates only: while one goes on, ratios of old to new probabilities must stay exact.
-                    self.policy.normalizer.update(rollout.observations[:-1][rollout.valid])
+                    self.policy.normalizer.update(rollout.seen(rollout.valid))
                 answers = [each(self, metrics) for each in callbacks]  # All are asked before any is obeyed.
                 if False in answers:
                     break
@@ -239,6 +247,20 @@ class OnPolicyAgent(Agent):
             "score": result.mean_return,
         }
 
+    def inputs(
+        self, rollout: Rollout, valid: np.ndarray | None = None
+    ) -> tuple[SequenceTable | None, Tree, Sequences | None]:
+        """What the policy reads of a rollout: all rows `(T * N, ...)`, or the valid ones alone.
+
+        Returns:
+            Observations as tensors and, for a policy with memory, how they follow each other (before them, the table
+            that this was taken from).
+        """
+        table, sequences = rollout.sequences(), None
+        if table is not None:
+            _, sequences = table.take(valid=None if valid is None else valid.ravel(), device=self.device)
+        return table, as_tensors(rollout.seen(valid), self.device), sequences
+
     def tensor(self, array: np.ndarray) -> torch.Tensor:
         """A `(T, N, ...)` array as a `(T * N, ...)` tensor on the agent's device."""
         return torch.from_numpy(array.reshape(-1, *array.shape[2:])).to(self.device)
@@ -271,15 +293,7 @@ class OnPolicyAgent(Agent):
             arrays = {k: torch.from_numpy(v) for k, v in env_state.items() if isinstance(v, np.ndarray)}
             state.values["env"] = {k: v for k, v in env_state.items() if not isinstance(v, np.ndarray)}
             state.add("env", arrays)
-            state.add(
-                "collector",
-                {
-                    "observation": torch.from_numpy(collector.observation),
-                    "done": torch.from_numpy(collector.done),
-                    "running_returns": torch.from_numpy(statistics.running_returns),
-                    "running_lengths": torch.from_numpy(statistics.running_lengths),
-                },
-            )
+            state.add("collector", collector.state_dict())
         # Copies: the state stays what it is when training goes on.
         state.tensors = {name: tensor.detach().clone() for name, tensor in state.tensors.items()}
         return state
@@ -305,9 +319,7 @@ class OnPolicyAgent(Agent):
             return
         self.env.reset(seed=self.seed)
         set_env_state(self.env, values["env"] | {k: t.numpy() for k, t in state.take("env").items()})
-        kept = {name: tensor.numpy().copy() for name, tensor in state.take("collector").items()}
-        collector.observation, collector.done = kept["observation"], kept["done"]
-        statistics.running_returns, statistics.running_lengths = kept["running_returns"], kept["running_lengths"]
+        collector.load_state_dict(state.take("collector"))
 
     def save(self, path: str | Path) -> None:
         """Write policy and config to one safetensors file; nothing in it is executable."""

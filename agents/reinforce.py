@@ -28,7 +28,8 @@ class REINFORCE(OnPolicyAgent):
 
     def update(self, rollout: Rollout) -> UpdateMetrics:
         config, valid = self.config, rollout.valid
-        distribution, values = self.policy(torch.from_numpy(rollout.observations[:-1][valid]).to(self.device))
+        _, observations, sequences = self.inputs(rollout, valid)
+        distribution, values = self.policy(observations, sequences)
         actions = torch.from_numpy(rollout.actions[valid]).to(self.device)
 
         if config.credit == "immediate":

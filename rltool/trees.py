@@ -38,3 +38,30 @@ def tree_leaves(tree: Tree) -> Iterator[Any]:
 def first_leaf(tree: Tree) -> Any:
     """The leftmost leaf."""
     return next(tree_leaves(tree))
+
+
+def named_leaves(tree: Tree, name: str = "") -> dict[str, Any]:
+    """The leaves by name: the keys that lead to them, joined by dots, after `name`. None has no leaves.
+
+    Example:
+        >>> named_leaves({"a": 1, "b": (2, 3)}, "tree")
+        {'tree.a': 1, 'tree.b.0': 2, 'tree.b.1': 3}
+    """
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict | tuple):
+        return {name: tree}
+    branches = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    return {k: leaf for key, branch in branches for k, leaf in named_leaves(branch, f"{name}.{key}").items()}
+
+
+def with_leaves(tree: Tree, leaves: dict[str, Any], name: str = "") -> Tree:
+    """A tree of the same shape with the leaves of these names."""
+    if tree is None:
+        return None
+    if isinstance(tree, dict):
+        return {key: with_leaves(branch, leaves, f"{name}.{key}") for key, branch in tree.items()}
+    if isinstance(tree, tuple):
+        branches = [with_leaves(branch, leaves, f"{name}.{key}") for key, branch in enumerate(tree)]
+        return type(tree)(*branches) if hasattr(tree, "_fields") else tuple(branches)
+    return leaves[name]

@@ -12,14 +12,17 @@ from contextlib import contextmanager
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import nn
 
 from rltool.networks.config import BACKBONES, BackboneConfig
-from rltool.networks.observations import as_tensors, is_image
+from rltool.networks.layers import add_spectral_norm
+from rltool.networks.observations import as_tensors, image_size, is_image, space_leaves
 from rltool.trees import Tree
 
 NumpyFunction = Callable[[Tree], np.ndarray]
 NumpyStep = Callable[[Tree, Tree], tuple[np.ndarray, Tree]]
+SMALLEST_CNN_IMAGE = 36  # Pixels of the shorter side that leave one after the strides of Nature-DQN's network.
 
 
 class Backbone(nn.Module):
@@ -44,6 +47,11 @@ class Backbone(nn.Module):
         super().__init__()
         self.input_space = input_space
         self.out_features = out_features
+
+    @classmethod
+    def reads(cls, space: gym.Space) -> bool:
+        """Whether a part of this kind in a Dict or Tuple is read by this backbone, where a user names it."""
+        return False
 
     def forward(self, observations: Tree) -> torch.Tensor:
         raise TypeError(f"{type(self).__name__} lacks a forward method")
@@ -116,11 +124,24 @@ def list_backbones() -> list[str]:
     return BACKBONES.names()
 
 
+def automatic_backbone(space: gym.Space) -> str:
+    """The backbone that `auto` stands for."""
+    if isinstance(space, spaces.Graph):
+        return "gnn"
+    if is_image(space):
+        return "cnn" if min(image_size(space)[1:]) >= SMALLEST_CNN_IMAGE else "impala"
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        return "combined" if any(automatic_backbone(leaf) != "mlp" for _, leaf in space_leaves(space)) else "mlp"
+    return "mlp"
+
+
 def build_backbone(config: BackboneConfig, space: gym.Space) -> Backbone:
     """Build the backbone a config names for observations of a space.
 
     Args:
-        config: Options; `backbone="auto"` picks `cnn` for images and `mlp` for everything else.
+        config: Options; `backbone="auto"` picks `cnn` for images (`impala` for small ones), `gnn` for graphs,
+            `combined` for Dict and Tuple spaces with either, and `mlp` for everything else. A backbone for images or
+            graphs that is named for a Dict or Tuple space reads the images or graphs in it, as part of `combined`.
         space: The space of one observation.
 
     Returns:
@@ -129,8 +150,13 @@ def build_backbone(config: BackboneConfig, space: gym.Space) -> Backbone:
     Raises:
         UserError: No such backbone, or it cannot read this space.
     """
-    name = config.backbone
-    if name == "auto":
-        name = "cnn" if is_image(space) else "mlp"
-    backbone: Backbone = BACKBONES[name].load()(config, space)
+    name = automatic_backbone(space) if config.backbone == "auto" else config.backbone
+    backbone_class = BACKBONES[name].load()
+    if isinstance(space, spaces.Dict | spaces.Tuple) and any(
+        backbone_class.reads(leaf) for _, leaf in space_leaves(space)
+    ):
+        backbone_class = BACKBONES["combined"].load()
+    backbone: Backbone = backbone_class(config, space)
+    if config.spectral_norm:
+        add_spectral_norm(backbone)
     return backbone

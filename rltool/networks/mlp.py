@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from rltool.networks.backbone import Backbone, NumpyFunction
+from rltool.networks.backbone import Backbone, NumpyFunction, device_of
 from rltool.networks.config import BackboneConfig
 from rltool.networks.initialization import initialize
+from rltool.networks.layers import NoisyLinear
 from rltool.networks.observations import Flatten
 from rltool.trees import Tree
 
@@ -33,18 +34,20 @@ NUMPY_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def linear_as_numpy(layer: nn.Linear) -> tuple[np.ndarray, np.ndarray]:
+def linear_as_numpy(layer: nn.Linear | NoisyLinear) -> tuple[np.ndarray, np.ndarray]:
     """Views `(in, out)` and `(out,)` of a linear layer's weight and bias: `x @ weight + bias` is the layer."""
     return layer.weight.detach().numpy().T, layer.bias.detach().numpy()
 
 
 def build_hidden_layers(config: BackboneConfig, in_features: int, sizes: Sequence[int]) -> tuple[nn.Sequential, int]:
-    """Linear, (layer norm,) activation(, dropout) for each size; also returns the last width."""
+    """Linear, (norm,) activation(, dropout) for each size; also returns the last width."""
     layers: list[nn.Module] = []
     for size in sizes:
-        layers.append(nn.Linear(in_features, size))
+        layers.append(NoisyLinear(in_features, size) if config.noisy else nn.Linear(in_features, size))
         if config.layer_norm:
             layers.append(nn.LayerNorm(size))
+        if config.batch_norm:
+            layers.append(nn.BatchNorm1d(size))
         layers.append(ACTIVATIONS[config.activation]())
         if config.dropout:
             layers.append(nn.Dropout(config.dropout))
@@ -62,7 +65,7 @@ class MLP(Backbone):
         self.config = config
         self.flatten = flatten
         self.layers = layers
-        self.linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
+        self.linears = [layer for layer in layers if isinstance(layer, nn.Linear | NoisyLinear)]
         self._numpy: tuple[list[int], NumpyFunction] | None = None
         initialize(self, config.init)
 
@@ -70,10 +73,12 @@ class MLP(Backbone):
         return self.layers(self.flatten(observations))
 
     def as_numpy(self) -> NumpyFunction:
-        if not self.linears or self.linears[0].weight.device.type != "cpu":
+        if not self.linears or device_of(self).type != "cpu":
             return super().as_numpy()
         activation = NUMPY_ACTIVATIONS.get(self.config.activation)
-        if activation is None or self.config.layer_norm:
+        # A parametrized layer (spectral norm) is of a class of its own: its weight is computed anew at each call.
+        known = {nn.Linear, NoisyLinear, nn.Dropout, ACTIVATIONS[self.config.activation]}
+        if activation is None or any(type(layer) not in known for layer in self.layers):
             return super().as_numpy()
         # Every rollout asks for this function: it is kept until the weights have moved to other memory.
         pointers = [layer.weight.data_ptr() for layer in self.linears]

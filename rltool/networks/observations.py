@@ -44,6 +44,18 @@ def is_image(space: gym.Space) -> bool:
     return isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8
 
 
+def channels_last(space: gym.Space) -> bool:
+    """Whether an image's channels are its last axis: the smaller of the outer axes is the channels."""
+    first, _, third = space.shape or ()
+    return third <= first
+
+
+def image_size(space: gym.Space) -> tuple[int, int, int]:
+    """Channels, height and width of images, whichever axis the channels are."""
+    first, second, third = space.shape or ()
+    return (third, first, second) if channels_last(space) else (first, second, third)
+
+
 def space_leaves(space: gym.Space, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], gym.Space]]:
     """The spaces that a nested Dict or Tuple is made of, each with the keys that lead to it."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
@@ -59,6 +71,18 @@ def at(tree: Tree, path: tuple[Any, ...]) -> Any:
     for key in path:
         tree = tree[key]
     return tree
+
+
+def interchangeable(mine: gym.Space, theirs: gym.Space) -> bool:
+    """Whether what reads one space can read the other; the bounds of a Box may differ."""
+    if isinstance(mine, spaces.Dict | spaces.Tuple):
+        mine_leaves, their_leaves = dict(space_leaves(mine)), dict(space_leaves(theirs))
+        return mine_leaves.keys() == their_leaves.keys() and all(
+            interchangeable(leaf, their_leaves[path]) for path, leaf in mine_leaves.items()
+        )
+    if isinstance(mine, spaces.Box) and isinstance(theirs, spaces.Box):
+        return mine.shape == theirs.shape
+    return mine == theirs
 
 
 def check_observation_space(space: gym.Space) -> None:
@@ -109,9 +133,40 @@ def stored_form(space: gym.Space) -> Callable[[Tree], Tree]:
     return lambda observations: store(space, observations)
 
 
+def stack_observations(space: gym.Space, observations: list[Any]) -> Tree:
+    """Single observations as one batch."""
+    if isinstance(space, spaces.Dict):
+        return {key: stack_observations(branch, [o[key] for o in observations]) for key, branch in space.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(stack_observations(branch, [o[k] for o in observations]) for k, branch in enumerate(space))
+    if isinstance(space, spaces.Graph):
+        return stored_form(space)(observations)
+    return np.stack([np.asarray(observation) for observation in observations])
+
+
+def as_batch(space: gym.Space, observation: Any) -> tuple[Tree, bool]:
+    """An observation, or a batch of them, as a batch; and whether it was a single one.
+
+    Raises:
+        ValueError: It has another shape than the space's elements.
+    """
+    path, leaf = next(iter(space_leaves(space)))
+    if isinstance(leaf, spaces.Graph):
+        single = isinstance(at(observation, path), spaces.GraphInstance)
+    else:
+        shape, expected = np.shape(at(observation, path)), leaf.shape or ()
+        single = shape == expected
+        if not single and shape[1:] != expected:
+            raise ValueError(f"expected an observation of shape {expected} or a batch of them, not {shape}")
+    if single:
+        return stack_observations(space, [observation]), True
+    batch = stored_form(space)(observation)
+    return (map_tree(np.asarray, batch) if path else np.asarray(batch)), False
+
+
 def as_tensors(observations: Tree, device: torch.device | str = "cpu") -> Tree:
-    """A tree of arrays `(B, ...)` as a tree of tensors, graphs padded."""
-    return map_tree(lambda leaf: _as_tensor(leaf, device), observations)
+    """A tree of arrays `(B, ...)` as a tree of tensors, graphs padded; None stays None."""
+    return None if observations is None else map_tree(lambda leaf: _as_tensor(leaf, device), observations)
 
 
 def _as_tensor(leaf: np.ndarray, device: torch.device | str) -> Any:
@@ -148,6 +203,26 @@ def pad_graphs(graphs: list[Any]) -> GraphBatch:
         links=pad(links, e) if e else torch.zeros(len(graphs), 0, 2, dtype=torch.int64),
         edge_mask=mask(edge_counts, e),
     )
+
+
+def restore_observations(space: gym.Space, leaves: dict[str, np.ndarray], name: str) -> Tree:
+    """A batch of observations from what `named_leaves(as_tensors(batch), name)` returned."""
+    if isinstance(space, spaces.Dict):
+        return {key: restore_observations(branch, leaves, f"{name}.{key}") for key, branch in space.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(restore_observations(branch, leaves, f"{name}.{key}") for key, branch in enumerate(space))
+    if not isinstance(space, spaces.Graph):
+        return leaves[name]
+    parts = [leaves[f"{name}.{key}"] for key in range(len(GraphBatch._fields))]
+    graphs = []
+    for nodes, node_mask, edges, links, edge_mask in zip(*parts, strict=True):
+        nodes = nodes[node_mask].astype(space.node_space.dtype)
+        if space.edge_space is None or not edge_mask.any():
+            graphs.append(spaces.GraphInstance(nodes, None, links[edge_mask] if edge_mask.any() else None))
+        else:
+            edges = edges[edge_mask].astype(space.edge_space.dtype)
+            graphs.append(spaces.GraphInstance(nodes, edges, links[edge_mask]))
+    return stored_form(space)(graphs)
 
 
 class Flatten(nn.Module):
