@@ -30,6 +30,10 @@ class PolicyConfig(BackboneConfig):
     sde_sample_freq: NonNegativeInt = Field(
         0, description="With gSDE, timesteps between two draws of the noise matrix (0: once a rollout)."
     )
+    squash: bool = Field(
+        False,
+        description="(Box actions) Send actions through tanh onto the bounds, instead of clipping them.",
+    )
 
 
 class OnPolicyConfig(PolicyConfig):

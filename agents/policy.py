@@ -50,6 +50,7 @@ class Policy(nn.Module):
             std=config.action_std,
             log_std_init=config.log_std_init,
             sde_sample_freq=config.sde_sample_freq,
+            squash=config.squash,
             init=config.init,
         )
         self.value_head = ValueHead(features, config.init)
@@ -171,9 +172,20 @@ def without_mask(tree: Any) -> Any:
 
 
 def environment_actions(space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from a policy's actions to what the environment takes: clipped into a Box, shifted to `start`."""
-    if isinstance(space, gym.spaces.Box):
-        low, high, shape = copy(space.low), copy(space.high), space.shape
-        return lambda actions: np.clip(actions.reshape(-1, *shape), low, high).astype(space.dtype, copy=False)
-    start = int(space.start) if isinstance(space, gym.spaces.Discrete) else 0
-    return (lambda actions: actions + start) if start else (lambda actions: actions)
+    """A function from a policy's actions to what the environment takes.
+
+    They get the space's shape and type, are clipped into a Box, and counted from `start`.
+    """
+    match space:
+        case gym.spaces.Box():
+            low, high, shape = copy(space.low), copy(space.high), space.shape
+            return lambda actions: np.clip(actions.reshape(-1, *shape), low, high).astype(space.dtype, copy=False)
+        case gym.spaces.MultiDiscrete():
+            starts = copy(space.start)
+            return lambda actions: (actions.reshape(-1, *starts.shape) + starts).astype(starts.dtype, copy=False)
+        case gym.spaces.MultiBinary():
+            return lambda actions: actions.reshape(-1, *space.shape)
+        case gym.spaces.Discrete() if space.start:
+            start = int(space.start)
+            return lambda actions: actions + start
+    return lambda actions: actions

@@ -17,14 +17,21 @@ if TYPE_CHECKING:
     from rltool.networks.decoder import ImageDecoder as ImageDecoder
     from rltool.networks.decoder import VectorDecoder as VectorDecoder
     from rltool.networks.decoder import build_decoder as build_decoder
+    from rltool.networks.distributions import Bernoulli as Bernoulli
     from rltool.networks.distributions import Categorical as Categorical
     from rltool.networks.distributions import DiagonalGaussian as DiagonalGaussian
     from rltool.networks.distributions import Distribution as Distribution
+    from rltool.networks.distributions import MultiCategorical as MultiCategorical
+    from rltool.networks.distributions import SquashedGaussian as SquashedGaussian
     from rltool.networks.gnn import GNN as GNN
+    from rltool.networks.heads import ActionFunction as ActionFunction
     from rltool.networks.heads import ActionHead as ActionHead
+    from rltool.networks.heads import BernoulliHead as BernoulliHead
     from rltool.networks.heads import CategoricalHead as CategoricalHead
     from rltool.networks.heads import GaussianHead as GaussianHead
     from rltool.networks.heads import GSDEHead as GSDEHead
+    from rltool.networks.heads import MultiCategoricalHead as MultiCategoricalHead
+    from rltool.networks.heads import SquashedHead as SquashedHead
     from rltool.networks.heads import ValueHead as ValueHead
     from rltool.networks.heads import build_action_head as build_action_head
     from rltool.networks.initialization import initialize as initialize
@@ -47,13 +54,24 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "combined": ["Combined"],
         "config": ["BackboneConfig"],
         "decoder": ["Decoder", "ImageDecoder", "VectorDecoder", "build_decoder"],
-        "distributions": ["Categorical", "DiagonalGaussian", "Distribution"],
+        "distributions": [
+            "Bernoulli",
+            "Categorical",
+            "DiagonalGaussian",
+            "Distribution",
+            "MultiCategorical",
+            "SquashedGaussian",
+        ],
         "gnn": ["GNN"],
         "heads": [
+            "ActionFunction",
             "ActionHead",
+            "BernoulliHead",
             "CategoricalHead",
             "GSDEHead",
             "GaussianHead",
+            "MultiCategoricalHead",
+            "SquashedHead",
             "ValueHead",
             "build_action_head",
         ],
