@@ -17,13 +17,14 @@ from torch import nn
 
 from rltool.agents.agent import Agent
 from rltool.agents.config import OnPolicyConfig
-from rltool.agents.evaluation import evaluate
+from rltool.agents.evaluation import evaluate, for_evaluation
 from rltool.agents.extensions import build_extensions, with_extensions
 from rltool.agents.policy import Policy, environment_actions
 from rltool.agents.return_scaler import ReturnScaler
 from rltool.agents.rollout import Rollout, RolloutCollector
 from rltool.agents.sequences import Sequences, SequenceTable
-from rltool.envs import get_env_state, make_vector_env, set_env_state
+from rltool.envs import Replay, get_env_state, make_vector_env, set_env_state
+from rltool.envs.wrappers import reward_shaping
 from rltool.errors import TrainingError, UserError
 from rltool.networks import Distribution
 from rltool.networks.observations import as_tensors, interchangeable
@@ -52,6 +53,10 @@ class OnPolicyAgent(Agent):
         device: Where tensors live: "cpu" or "cuda".
         env_kwargs: Arguments of the environment's constructor, where `env` is an id.
         spaces: Observation and action space; with them, the environment is made only when training begins.
+        shaping: Changes the rewards while training: a function, or its name `module:function`, from (observation,
+            action, reward, next observation, terminated) to a reward.
+        potential: A function, or its name, from an observation to a number: gamma times the next observation's minus
+            this one's is added to the rewards, which leaves the best policy the best (Ng et al., 1999).
         **options: Fields of the config class.
 
     Raises:
@@ -77,13 +82,15 @@ class OnPolicyAgent(Agent):
         device: str = "cpu",
         env_kwargs: Mapping[str, Any] | None = None,
         spaces: tuple[gym.Space, gym.Space] | None = None,
+        shaping: str | Callable[..., float] | None = None,
+        potential: str | Callable[..., float] | None = None,
         **options: Any,
     ) -> None:
         if config is not None and options:
             raise UserError("give either a config or options by name, not both")
         if isinstance(env, gym.Env):
             single = env
-            env = SyncVectorEnv([lambda: single], autoreset_mode=AutoresetMode.NEXT_STEP)
+            env = SyncVectorEnv([lambda: Replay(single)], autoreset_mode=AutoresetMode.NEXT_STEP)
         if (
             config is None
             and isinstance(env, VectorEnv)
@@ -96,6 +103,9 @@ class OnPolicyAgent(Agent):
         self.seed = seed
         self.device = find_device(device)
         self.env_kwargs = dict(env_kwargs or {})
+        self.shaping = reward_shaping(shaping, potential, self.config.gamma)
+        if self.shaping is not None and not isinstance(env, str):
+            raise UserError("rewards are shaped in an environment given by id; wrap one of your own yourself")
         self.rng = np.random.default_rng(seed)
         self.timesteps = 0
         self.total_timesteps = 0
@@ -127,8 +137,8 @@ class OnPolicyAgent(Agent):
             raise UserError(
                 "this agent was trained in an environment object; to train it further, load it with env=..."
             )
-        env = make_vector_env(self.env_id, self.config.num_envs, seed=self.seed, **self.env_kwargs)
-        return env
+        options = {"action_masks": True, "shaping": self.shaping, **self.env_kwargs}
+        return make_vector_env(self.env_id, self.config.num_envs, seed=self.seed, **options)
 
     @cached_property
     def collector(self) -> RolloutCollector:
@@ -293,7 +303,7 @@ class OnPolicyAgent(Agent):
         """Play deterministically in fresh environments; `score` is what the best weights are chosen by."""
         if self.env_id is None:
             raise UserError("an agent made from an environment object is evaluated with rltool.evaluate(agent, env)")
-        result = evaluate(self, self.env_id, episodes, seed=seed, env_kwargs=self.env_kwargs)
+        result = evaluate(self, self.env_id, episodes, seed=seed, env_kwargs=for_evaluation(self.env_kwargs))
         return {
             "mean_return": result.mean_return,
             "std_return": result.std_return,
@@ -354,8 +364,12 @@ class OnPolicyAgent(Agent):
         state.tensors = {name: tensor.detach().clone() for name, tensor in state.tensors.items()}
         return state
 
-    def restore(self, state: State) -> None:
-        """Go on from a checkpoint; environments whose state cannot be kept begin new episodes."""
+    def restore(self, state: State) -> bool:
+        """Go on from a checkpoint; environments whose state cannot be kept begin new episodes.
+
+        Returns:
+            Whether training goes on bit for bit.
+        """
         values = state.values
         self.timesteps, self.total_timesteps = values["timesteps"], values["total_timesteps"]
         self.updates = values["updates"]
@@ -372,12 +386,13 @@ class OnPolicyAgent(Agent):
             figures.clear()
             figures.extend(kept_figures)
         statistics.finished = values["finished"]
-        if values["env"] is None:
-            collector.reset(seed=self.seed + self.timesteps)
-            return
-        self.env.reset(seed=self.seed)
-        set_env_state(self.env, values["env"] | {k: t.numpy() for k, t in state.take("env").items()})
-        collector.load_state_dict(state.take("collector"))
+        if values["env"] is not None:
+            self.env.reset(seed=self.seed)
+            if set_env_state(self.env, values["env"] | {k: t.numpy() for k, t in state.take("env").items()}):
+                collector.load_state_dict(state.take("collector"))
+                return True
+        collector.reset(seed=self.seed + self.timesteps)
+        return False
 
     def save(self, path: str | Path) -> None:
         """Write policy and config to one safetensors file; nothing in it is executable."""

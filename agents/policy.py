@@ -14,6 +14,7 @@ from torch import nn
 from rltool.agents.config import PolicyConfig
 from rltool.agents.rollout import Actor
 from rltool.agents.sequences import Sequences
+from rltool.errors import UserError
 from rltool.networks import Backbone, ValueHead, build_action_head, build_backbone
 from rltool.networks.distributions import Distribution
 from rltool.networks.normalization import build_normalizer
@@ -54,6 +55,13 @@ class Policy(nn.Module):
             init=config.init,
         )
         self.value_head = ValueHead(features, config.init)
+        if self.masked:
+            choices = observation_space[ACTION_MASK].shape  # type: ignore[index]
+            if not self.action_head.masks or choices != (self.action_head.linear.out_features,):
+                raise UserError(
+                    f"an action mask of shape {choices} does not fit the action space {action_space}; it has one entry "
+                    "for each choice of a Discrete, MultiDiscrete or MultiBinary space"
+                )
 
     @property
     def has_memory(self) -> bool:

@@ -18,6 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from rltool.agents.sequences import Cuts, SequenceTable
 from rltool.errors import TrainingError
 from rltool.networks.observations import (
+    allow_all,
     as_tensors,
     empty_batch,
     restore_observations,
@@ -266,10 +267,13 @@ class RolloutCollector:
             actions.append(action)
             observation, rewards[t], terminated[t], truncated[t], infos = self._step(self.to_environment(action))
             done = terminated[t] | truncated[t]
-            if not next_step and done.any():
-                final, observation = self._finish_episodes(done, observation, infos)
-                finals.append(final)
-                final_index += [(t, int(n)) for n in np.flatnonzero(done)]
+            if done.any():
+                if next_step:
+                    observation = allow_all(observation, done)
+                else:
+                    final, observation = self._finish_episodes(done, observation, infos)
+                    finals.append(final)
+                    final_index += [(t, int(n)) for n in np.flatnonzero(done)]
             if memory is not None:
                 # In NEXT_STEP mode an episode's first observation comes out of the step that only resets.
                 memory.after(done, (terminated[t - 1] | truncated[t - 1] if t else self.done) if next_step else done)
@@ -306,6 +310,8 @@ class RolloutCollector:
     def _reset(self, **arguments: Any) -> Tree:
         try:
             return self._stored(self.env.reset(**arguments)[0])
+        except TrainingError:
+            raise
         except Exception as error:
             raise TrainingError(f"the environment failed in reset(): {type(error).__name__}: {error}") from error
 
@@ -313,6 +319,8 @@ class RolloutCollector:
         try:
             observation, *rest = self.env.step(actions)
             return self._stored(observation), *rest
+        except TrainingError:
+            raise
         except Exception as error:
             raise TrainingError(f"the environment failed in step(): {type(error).__name__}: {error}") from error
 

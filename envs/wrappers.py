@@ -15,7 +15,7 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, TransformObservation, TransformReward
 from numpy.typing import NDArray
 
-from rltool.envs.functions import check_arguments
+from rltool.envs.functions import check_arguments, load_function
 from rltool.errors import TrainingError, UserError
 
 Observation = Any
@@ -221,3 +221,34 @@ class FreshWorld(gym.Wrapper, RecordConstructorArgs):
         base.world = importlib.import_module("Box2D").b2World()
         base.terrain = []  # It went with the old world: the reset must not look for it in the new one.
         return self.env.reset(seed=seed, options=options)
+
+
+def reward_shaping(
+    shaping: str | Callable[..., float] | None, potential: str | Callable[..., float] | None, gamma: float
+) -> Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] | None:
+    """What changes the rewards of a single environment, for `make_vector_env`'s `shaping`.
+
+    Args:
+        shaping: A function for `FunctionShaping`, or its name `module:function`.
+        potential: A function for `PotentialShaping`, or its name.
+        gamma: Discount factor of the learner.
+
+    Returns:
+        A function from an environment to a wrapped one; None if there is nothing to change.
+
+    Raises:
+        UserError: There is no such function, or it takes another number of arguments.
+    """
+    if isinstance(shaping, str):
+        shaping = load_function(shaping, REWARD_ARGUMENTS)
+    if isinstance(potential, str):
+        potential = load_function(potential, POTENTIAL_ARGUMENTS)
+    if shaping is None and potential is None:
+        return None
+
+    def wrap(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        if shaping is not None:
+            env = FunctionShaping(env, shaping)
+        return env if potential is None else PotentialShaping(env, potential, gamma)
+
+    return wrap

@@ -82,6 +82,8 @@ def forbid(logits: np.ndarray, mask: np.ndarray, starts: Sequence[int] = (0,)) -
 class ActionHead(nn.Module):
     """Features `(B, in_features)` to a distribution over actions."""
 
+    masks = False
+
     linear: nn.Linear
 
     def forward(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> Distribution:
@@ -98,6 +100,8 @@ class ActionHead(nn.Module):
 
 class CategoricalHead(ActionHead):
     """A softmax over n actions (Lecture 12: each action is a neuron of the output layer)."""
+
+    masks = True
 
     def __init__(self, in_features: int, n: int, init: str = "orthogonal") -> None:
         super().__init__()
@@ -133,6 +137,8 @@ class MultiCategoricalHead(ActionHead):
         in_features: Length of the feature vector.
         nvec: Number of actions of each choice.
     """
+
+    masks = True
 
     slots: torch.Tensor
     padding: torch.Tensor | None
@@ -180,6 +186,8 @@ class MultiCategoricalHead(ActionHead):
 
 class BernoulliHead(ActionHead):
     """n independent bits; a mask says which may be 1."""
+
+    masks = True
 
     def __init__(self, in_features: int, n: int, init: str = "orthogonal") -> None:
         super().__init__()

@@ -133,6 +133,18 @@ def stored_form(space: gym.Space) -> Callable[[Tree], Tree]:
     return lambda observations: store(space, observations)
 
 
+def allow_all(observations: Tree, where: np.ndarray) -> Tree:
+    """A batch of observations whose action masks, if there are any, allow everything in some rows.
+
+    An episode's last observation may forbid all actions, yet a policy is asked for one where the step only resets.
+    """
+    if isinstance(observations, dict) and ACTION_MASK in observations:
+        mask = observations[ACTION_MASK].copy()
+        mask[where] = 1
+        return {**observations, ACTION_MASK: mask}
+    return observations
+
+
 def stack_observations(space: gym.Space, observations: list[Any]) -> Tree:
     """Single observations as one batch."""
     if isinstance(space, spaces.Dict):
