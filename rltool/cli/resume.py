@@ -43,7 +43,7 @@ def resume(
     after = go_on(before.path, total_timesteps, progress=not quiet, **given)
     if not after.summary["finished"]:
         done = after.summary["total_timesteps"]
-        print(f"stopped at timestep {done:,}; go on with: rltool resume {shown(after.path)}")
+        print(f"stopped at timestep {done:,}; go on with: {after.resume_command}")
         raise typer.Exit(1)
     if not quiet:
         report(after)

@@ -100,7 +100,6 @@ def _train_one(name: str, data: str, options: dict[str, Any], as_json: bool, qui
     from rltool.training.options import resolve_options
 
     resolve_options(METHODS[name].load(), data, options)  # A wrong option need not wait for PyTorch.
-    from rltool.training.run import shown
     from rltool.training.train import train
 
     run = train(name, data, progress=not quiet and not as_json, **options)
@@ -108,9 +107,7 @@ def _train_one(name: str, data: str, options: dict[str, Any], as_json: bool, qui
         print(json.dumps({"run": str(run.path), **run.summary}))
     if not run.summary["finished"]:
         if not as_json:
-            print(
-                f"stopped at timestep {run.summary['total_timesteps']:,}; go on with: rltool resume {shown(run.path)}"
-            )
+            print(f"stopped at timestep {run.summary['total_timesteps']:,}; go on with: {run.resume_command}")
         raise typer.Exit(1)
     if not as_json and not quiet:
         report(run)

@@ -106,6 +106,13 @@ class Run:
             **functions,
         )
 
+    @property
+    def resume_command(self) -> str:
+        """What goes on with it, as a user types it."""
+        functions = {"shaping": self.options.shaping, "potential": self.options.potential}
+        given = "".join(f" --{name} {function}" for name, function in functions.items() if function is not None)
+        return f"rltool resume {shown(self.path)}{given}"
+
     def checkpoints(self) -> list[Path]:
         """Checkpoint files, oldest first."""
         return sorted((self.path / "checkpoints").glob("*.safetensors"))

@@ -149,7 +149,7 @@ def _execute(
             with Interruption(interrupt):
                 learner.learn(total, [recorder, *([callback] if callback else [])], resume=True)
         except KeyboardInterrupt:
-            display.note(f"stopped at once; go on from the last checkpoint with: rltool resume {shown(run.path)}")
+            display.note(f"stopped at once; go on from the last checkpoint with: {run.resume_command}")
             raise
         except Exception as error:
             error.add_note(_save_what_there_is(recorder))
@@ -170,9 +170,9 @@ def _save_what_there_is(recorder: Recorder) -> str:
             keep()
     run = recorder.run
     if not run.checkpoints():
-        return f"nothing was saved; start again with: rltool resume {shown(run.path)}"
+        return f"nothing was saved; start again with: {run.resume_command}"
     timesteps = int(run.checkpoints()[-1].stem.removeprefix("step-"))
-    return f"saved up to timestep {timesteps:,}; go on with: rltool resume {shown(run.path)}"
+    return f"saved up to timestep {timesteps:,}; go on with: {run.resume_command}"
 
 
 def _draw(run: Run) -> None:
