@@ -375,10 +375,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def publish(part: str, row: Row, out: Path, page: Path) -> None:
+def publish(part: str, row: Row, out: Path, page: Path, script: str = "rl") -> None:
     """Put a row into a part's JSON file and its section of the page; other rows from this machine are kept."""
     name, measurements, cells = row
-    file, here = out / f"rl-{part}.json", machine()
+    file, here = out / f"{script}-{part}.json", machine()
     before = json.loads(file.read_text()) if file.exists() else {}
     rows = before["rows"] if before.get("machine") == here else {}
     medians = {side: statistics.median(figures(m)) for side, m in measurements.items()}
@@ -397,7 +397,7 @@ def publish(part: str, row: Row, out: Path, page: Path) -> None:
     days = sorted({row["measured"][:10] for row in rows.values()})
     when = " to ".join(dict.fromkeys((days[0], days[-1])))
     note = f"Measured {when} on {here['cpu']}, {here['cores']} cores; {versions}."
-    start, end = f"<!-- rl:{part} -->", f"<!-- /rl:{part} -->"
+    start, end = f"<!-- {script}:{part} -->", f"<!-- /{script}:{part} -->"
     text = page.read_text() if page.exists() else "# Benchmarks\n"
     if start not in text:
         text += f"\n## {part.capitalize()}\n\n{start}\n{end}\n"
