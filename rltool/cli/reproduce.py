@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import inf
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,6 +33,7 @@ def reproduce(
     """Train a run again with its own options and seed, and compare every number; exit code 1 if one differs."""
     from rltool.training.plotting import draw_reproduction
     from rltool.training.reproduce import reproduce as repeat
+    from rltool.training.run import shown
 
     result = repeat(run, run_dir=run_dir, name=name, progress=not quiet and not json_)
     picture = draw_reproduction(result.original, result.repeated)
@@ -39,7 +41,7 @@ def reproduce(
         print(json.dumps({**result.as_dict(), "plot": str(picture)}))
     else:
         _report(result)
-        print(f"both curves: {picture}")
+        print(f"both curves: {shown(picture)}")
     if not result.identical:
         raise typer.Exit(1)
 
@@ -47,7 +49,8 @@ def reproduce(
 def _report(result: Reproduction) -> None:
     width = max(map(len, result.differences), default=0)
     for name, value in result.differences.items():
-        print(f"{name:<{width}}  {'identical' if value == 0 else f'differs by up to {value:.3g}'}")
+        words = "identical" if value == 0 else f"differs by up to {value:.3g}" if value < inf else "not in both"
+        print(f"{name:<{width}}  {words}")
     if result.weights:
         largest = max(result.weights, key=lambda name: result.weights[name])
         print(f"weights: {len(result.weights)} differ, {largest} most, by up to {result.weights[largest]:.3g}")

@@ -51,7 +51,7 @@ class Reproduction:
         if self.identical:
             return "identical: every row of metrics.csv and every weight"
         if not self.first_differing:
-            return f"all rows are identical, but {len(self.weights)} weights differ"
+            return f"all rows are identical, but not all weights ({len(self.weights)} differ)"
         columns = ", ".join(self.first_differing)
         if self.identical_until is None:
             return f"different from the first row on: {columns}"

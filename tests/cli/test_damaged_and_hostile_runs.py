@@ -26,7 +26,7 @@ def edit(run, **changes):
     (run / "config.json").write_text(json.dumps(config))
 
 
-@pytest.mark.parametrize("verb", ["eval", "resume", "plot"])
+@pytest.mark.parametrize("verb", ["eval", "resume", "plot", "diagnose", "reproduce"])
 @pytest.mark.parametrize(
     "content",
     [
@@ -228,7 +228,7 @@ def test_a_module_that_a_run_names_is_announced(cli, command, workplace):
 
 @pytest.mark.parametrize("place", ["inside", "above"])
 @pytest.mark.parametrize("where", ["config", "weights"])
-@pytest.mark.parametrize("verb", ["eval", "resume"])
+@pytest.mark.parametrize("verb", ["eval", "resume", "diagnose", "reproduce"])
 def test_a_module_is_never_imported_from_the_runs_own_folder(
     cli, copy_of_trained, workplace, monkeypatch, place, where, verb
 ):
@@ -243,7 +243,7 @@ def test_a_module_is_never_imported_from_the_runs_own_folder(
     monkeypatch.chdir(copy_of_trained if place == "inside" else copy_of_trained.parent)
     done = cli(verb, "." if place == "inside" else "mine", *(("-n", 3_000) if verb == "resume" else ()))
     assert not (workplace / "HARM").exists()
-    if where == "config" or verb == "eval":  # Resuming does not read the model's weights.
+    if where == "config" or verb in ("eval", "diagnose"):  # The others do not read the model's environment.
         assert "never" in done.sentence(2)
     assert "Traceback" not in done.err
 
