@@ -108,9 +108,9 @@ class Case:
 
     @property
     def solved(self) -> bool:
-        """Whether the learning curve ends above the environment's threshold."""
-        _, returns = self.column("rollout/ep_rew_mean")
-        return self.threshold is not None and len(returns) > 0 and bool(returns[-1] >= self.threshold)
+        """Whether training or evaluation ends above the environment's threshold."""
+        ends = [self.column(name)[1][-1:] for name in ("rollout/ep_rew_mean", "eval/mean_return")]
+        return self.threshold is not None and bool((np.concatenate(ends) >= self.threshold).any())
 
     @property
     def has_critic(self) -> bool:
@@ -160,6 +160,8 @@ def never_learned(case: Case) -> Finding | None:
     if not len(returns) or rises(returns) or case.solved:
         return None
     first, last = ends(returns)
+    if case.threshold is not None and last >= case.threshold - 0.1 * abs(case.threshold):
+        return None  # It began so near the top that it could not rise much.
     if returns.min() == returns.max():
         advice = "no episode differs from another, so there is nothing to learn from: explore more (--ent-coef, "
         advice += "--action-std gsde), give a reward on the way, or train longer"
@@ -279,7 +281,7 @@ def entropy_collapsed(case: Case) -> Finding | None:
         "entropy-collapsed",
         "note" if fine and case.solved else "warning" if fine else "serious",
         "the policy hardly explores any more: its entropy has collapsed",
-        f"entropy {-losses[-1]:.3g} nats {most}; below {limit:.3g} since timestep {steps[start]:,.0f}",
+        f"entropy {0 - losses[-1]:.3g} nats {most}; below {limit:.3g} since timestep {steps[start]:,.0f}",
         "lower --learning-rate, raise --ent-coef (0.01, say); for ppo also --target-kl 0.02",
     )
 
@@ -291,8 +293,8 @@ def steps_too_far(case: Case) -> Finding | None:
     if len(kl) < FEWEST_ROWS or len(clipped) < FEWEST_ROWS:
         return None
     typical = [max(float(np.median(values)), float(np.median(late(values)))) for values in (kl, clipped)]
-    serious = typical[0] > 0.2 or typical[1] > 0.6
-    if not serious and typical[0] <= 0.05 and typical[1] <= 0.4:
+    serious = typical[0] > 0.3 or typical[1] > 0.6
+    if not serious and typical[0] <= 0.1 and typical[1] <= 0.4:
         return None
     worst = int(kl.argmax())
     return Finding(

@@ -89,6 +89,8 @@ BOX = gym.spaces.Box(-1, 1, (2,), np.float32)
         (-500 + RISING, None, None),
         (np.linspace(-20, 20, 20), None, None),
         (np.full(20, 500.0), 475, None),  # It could not rise.
+        (np.linspace(86, 89, 20), 90, None),
+        (np.linspace(60, 62, 20), 90, "serious"),
         (RISING[:3], None, None),  # Too little to tell.
     ],
 )
@@ -176,7 +178,7 @@ def test_since_when_entropy_is_gone() -> None:
 
 @pytest.mark.parametrize(
     ("kl", "clipped", "expected"),
-    [(0.02, 0.2, None), (0.08, 0.2, "warning"), (0.02, 0.5, "warning"), (0.5, 0.2, "serious"), (0.1, 0.7, "serious")],
+    [(0.06, 0.3, None), (0.15, 0.2, "warning"), (0.02, 0.5, "warning"), (0.5, 0.2, "serious"), (0.1, 0.7, "serious")],
 )
 def test_steps_too_far(kl: float, clipped: float, expected: str | None) -> None:
     assert severity(steps_too_far(Case(rows(approx_kl=[kl] * 20, clip_fraction=[clipped] * 20)))) == expected
