@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from rltool.agents.advantages import gae
 from rltool.agents.evaluation import check_spaces
+from rltool.agents.on_policy import OnPolicyAgent
 from rltool.agents.policy import environment_actions
 from rltool.agents.rollout import RolloutCollector
 from rltool.agents.symptoms import RULES, SEVERITIES, Case, Finding, Played
@@ -103,6 +104,8 @@ def diagnose(path: str | Path, episodes: int = 5, seed: int = 0, curvature: bool
         raise UserError(f"episodes must be at least 1, not {episodes}")
     run = Run(path)
     agent, options = run.agent, run.options
+    if not isinstance(agent, OnPolicyAgent):
+        raise UserError(f"{run.method} trains no agent that diagnose knows; it knows those that learn on policy")
     reward_scale = _take_last_weights(run, agent)
     check_spaces(agent, run.data, options.env_kwargs)
     config = agent.config.model_dump()

@@ -138,6 +138,18 @@ def rises(returns: np.ndarray) -> bool:
     return last - first > 0.05 * max(abs(first), abs(last))
 
 
+def switches(case: Case, **wanted: bool) -> str:
+    """Flags that turn options on or off, those left out that are so already."""
+    if case.played is not None and case.played.observations.dtype.kind != "f":
+        wanted.pop("normalize_observations", None)  # Images and indices cannot be.
+    names = [name for name, on in wanted.items() if case.config.get(name, not on) is not on]
+    return "".join(f", --{'' if wanted[name] else 'no-'}{name.replace('_', '-')}" for name in names)
+
+
+def _target_kl(case: Case) -> str:
+    return ", --target-kl 0.02" if case.config.get("target_kl", 0) is None else ""
+
+
 # The learning curve
 
 
@@ -166,7 +178,7 @@ def never_learned(case: Case) -> Finding | None:
         advice = "no episode differs from another, so there is nothing to learn from: explore more (--ent-coef, "
         advice += "--action-std gsde), give a reward on the way, or train longer"
     else:
-        advice = "try the tuned options (--preset), another --learning-rate (a third, or three times as much), and see "
+        advice = "the tuned options (--preset), another --learning-rate (a third, or three times as much), and see "
         advice += "the other findings"
     return Finding(
         "never-learned",
@@ -185,15 +197,15 @@ def dropped(case: Case) -> Finding | None:
     best, last = int(returns.argmax()), ends(returns)[1]
     span = returns.max() - returns.min()
     lost = returns[best] - last
-    if lost <= 0.25 * span or span <= 0.1 * np.abs(returns).max():
+    if lost <= 0.25 * span or lost <= 0.1 * abs(returns[best]):  # The second is noise around one level.
         return None
     return Finding(
         "dropped",
         "serious" if lost > 0.5 * span else "warning",
         "the return has fallen from its best",
         f"{returns[best]:.4g} at timestep {steps[best]:,.0f}, {last:.4g} in the end",
-        "lower --learning-rate or let it fall (--learning-rate-schedule linear); for ppo also --target-kl 0.02; "
-        "model.safetensors holds the best evaluated weights, so nothing is lost",
+        f"a lower --learning-rate, or let it fall (--learning-rate-schedule linear){_target_kl(case)}; nothing is lost: "
+        "model.safetensors holds the best evaluated weights",
     )
 
 
@@ -211,7 +223,7 @@ def stalled(case: Case) -> Finding | None:
         "warning",
         "learning stands still below what counts as solved",
         f"{reached:.4g} by timestep {steps[half - 1]:,.0f}, {returns[-1]:.4g} in the end, solved at {case.threshold:g}",
-        "explore more (--ent-coef 0.01), use longer rollouts (--num-steps) or more environments (--num-envs), or "
+        "more exploration (--ent-coef 0.01), longer rollouts (--num-steps) or more environments (--num-envs), or "
         "train longer with a schedule (--learning-rate-schedule linear)",
     )
 
@@ -252,7 +264,7 @@ def evaluation_differs(case: Case) -> Finding | None:
         "serious" if gap < -0.5 * span else "warning",
         "evaluations are much worse than training episodes: the most probable action is not the best one",
         evidence,
-        "play with rltool eval RUN --stochastic; train longer or with a smaller --ent-coef, so that the policy decides",
+        "rltool eval RUN --stochastic; train longer or with a smaller --ent-coef, so that the policy decides",
     )
 
 
@@ -282,7 +294,7 @@ def entropy_collapsed(case: Case) -> Finding | None:
         "note" if fine and case.solved else "warning" if fine else "serious",
         "the policy hardly explores any more: its entropy has collapsed",
         f"entropy {0 - losses[-1]:.3g} nats {most}; below {limit:.3g} since timestep {steps[start]:,.0f}",
-        "lower --learning-rate, raise --ent-coef (0.01, say); for ppo also --target-kl 0.02",
+        "a lower --learning-rate, a higher --ent-coef (0.01, say)" + _target_kl(case),
     )
 
 
@@ -303,7 +315,7 @@ def steps_too_far(case: Case) -> Finding | None:
         "updates change the policy too much at once",
         f"approximate KL {typical[0]:.3g} (0.01 to 0.03 is usual), {typical[1]:.0%} of ratios clipped; the worst row "
         f"{kl[worst]:.3g} at timestep {steps[worst]:,.0f}",
-        "lower --learning-rate or --num-epochs, or stop updates early with --target-kl 0.02",
+        "a lower --learning-rate or --num-epochs, or end updates early with --target-kl 0.02",
     )
 
 
@@ -315,13 +327,14 @@ def critic_useless(case: Case) -> Finding | None:
     level = float(np.median(late(explained, 0.25)))
     if level > 0.05 or _returns_hardly_vary(case):
         return None
+    learns = len(case.returns[1]) > 0 and rises(case.returns[1])
     return Finding(
         "critic-useless",
-        "serious" if level <= 0 else "warning",
+        "serious" if level <= 0 and not learns else "warning",
         "the critic foresees nothing: advantages are as noisy as returns",
         f"explained variance {level:.2g} in the last quarter (1 is perfect, 0 as good as the mean)",
-        "raise --vf-coef or the learning rate, give the critic its own network (--no-shared), scale returns "
-        "(--normalize-returns) and observations (--normalize-observations)",
+        "a higher --vf-coef or --learning-rate"
+        + switches(case, shared=False, normalize_returns=True, normalize_observations=True),
     )
 
 
@@ -371,7 +384,8 @@ def gradient_clipped(case: Case) -> Finding | None:
         "gradients grow without end" if exploding else "gradients are always clipped to a fraction of their length",
         f"norm {first:.3g} in the first quarter, {last:.3g} in the last (up to timestep {steps[-1]:,.0f}); "
         f"{(norms > limit).mean():.0%} of rows above the limit of {limit:g}",
-        "--normalize-returns or smaller rewards, --normalize-observations, a lower --vf-coef or --learning-rate",
+        "a lower --vf-coef or --learning-rate, smaller rewards"
+        + switches(case, normalize_returns=True, normalize_observations=True),
     )
 
 
@@ -421,8 +435,8 @@ def units_unused(case: Case) -> Finding | None:
         "most units of a layer are dead: they are zero for every observation" if dead
         else "most units of a layer are saturated: hardly any gradient passes them",
         f"{share:.0%} of {name} over {len(case.played.observations):,} observations",
-        "lower --learning-rate, --normalize-observations, "
-        + ("another --activation (tanh, leaky_relu), --layer-norm" if dead else "--layer-norm, --activation relu"),
+        f"a lower --learning-rate, --activation {'tanh or leaky_relu' if dead else 'relu'}"
+        + switches(case, layer_norm=True, normalize_observations=True),
     )  # fmt: skip
 
 

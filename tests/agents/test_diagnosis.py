@@ -113,6 +113,7 @@ def test_a_return_that_never_changes_asks_for_exploration() -> None:
         ([*RISING, 300, 260, 260], "warning"),
         ([*RISING, 200, 50, 20, 20], "serious"),
         (20 + SWINGING, None),  # Noise around one level.
+        ([4.9, 5.0, 5.5, 5.1, 5.2, 5.1], None),
     ],
 )
 def test_dropped(returns: Sequence[float], expected: str | None) -> None:
@@ -194,6 +195,25 @@ def test_critic_useless(explained: float, expected: str | None) -> None:
     assert severity(critic_useless(Case(made, played=played()))) == expected
     assert severity(critic_useless(Case(made))) == expected
     assert critic_useless(Case(made, {"credit": "baseline"})) is None
+
+
+def test_a_useless_critic_is_less_serious_where_the_return_rises() -> None:
+    made = rows(explained_variance=[-0.5] * 20, value_loss=[1.0] * 20, returns=RISING)
+    assert severity(critic_useless(Case(made, played=played()))) == "warning"
+
+
+def test_advice_leaves_out_what_is_so_already() -> None:
+    made = rows(explained_variance=[-0.5] * 20)
+    finding = critic_useless(Case(made, {"shared": False, "normalize_returns": True, "normalize_observations": False}))
+    assert finding is not None
+    assert finding.advice == "a higher --vf-coef or --learning-rate, --normalize-observations"
+    pixels = played(observations=np.zeros((50, 4), np.uint8))
+    finding = critic_useless(Case(made, {"shared": False, "normalize_returns": True}, pixels))
+    assert finding is not None
+    assert finding.advice == "a higher --vf-coef or --learning-rate"  # Pixels are not normalized.
+    finding = critic_useless(Case(made, {"shared": True}))
+    assert finding is not None
+    assert finding.advice.endswith("learning-rate, --no-shared, --normalize-returns, --normalize-observations")
 
 
 def test_a_critic_with_nothing_to_foresee_is_not_useless() -> None:
