@@ -6,6 +6,8 @@ environment belong to no episode: what stands there is meaningless and must be l
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 
@@ -70,12 +72,14 @@ def explained_variance(returns: np.ndarray, values: np.ndarray) -> dict[str, flo
         values: What the critic said before it learned from them, `(B,)`.
 
     Returns:
-        The metric by its name; empty where all returns are the same, up to rounding.
+        The metric by its name; empty where all returns are the same, up to rounding, or overflow.
     """
-    errors = returns - values
-    # Sums of squares by dot products: a third of the time of var(), which every update of A2C would feel.
-    total = float(returns.dot(returns))
-    errors -= errors.sum() / len(errors)
-    returns = returns - returns.sum() / len(returns)
-    spread = float(returns.dot(returns))
-    return {"explained_variance": 1 - float(errors.dot(errors)) / spread} if spread > 1e-12 * total else {}
+    with np.errstate(over="ignore", invalid="ignore"):  # A training that overflows is told so elsewhere.
+        errors = returns - values
+        # Sums of squares by dot products: a third of the time of var(), which every update of A2C would feel.
+        total = float(returns.dot(returns))
+        errors -= errors.sum() / len(errors)
+        returns = returns - returns.sum() / len(returns)
+        unforeseen, spread = float(errors.dot(errors)), float(returns.dot(returns))
+    known = math.isfinite(unforeseen) and spread > 1e-12 * total
+    return {"explained_variance": 1 - unforeseen / spread} if known else {}

@@ -204,8 +204,8 @@ def dropped(case: Case) -> Finding | None:
         "serious" if lost > 0.5 * span else "warning",
         "the return has fallen from its best",
         f"{returns[best]:.4g} at timestep {steps[best]:,.0f}, {last:.4g} in the end",
-        f"a lower --learning-rate, or let it fall (--learning-rate-schedule linear){_target_kl(case)}; nothing is lost: "
-        "model.safetensors holds the best evaluated weights",
+        f"a lower --learning-rate, or let it fall (--learning-rate-schedule linear){_target_kl(case)}; "
+        "nothing is lost: model.safetensors holds the best evaluated weights",
     )
 
 

@@ -207,6 +207,14 @@ def test_explained_variance_is_left_out_where_nothing_varies(constant: float) ->
     assert explained_variance(returns[:1], np.ones(1, np.float32)) == {}
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("huge", [1e30, np.inf, np.nan])
+def test_explained_variance_is_left_out_where_numbers_overflow(huge: float) -> None:
+    returns, values = np.array([1, 2, huge], np.float32), np.array([1, 2, 3], np.float32)
+    assert explained_variance(returns, values) == {}
+    assert explained_variance(values, returns) == {}
+
+
 def test_explained_variance_leaves_its_arguments_alone() -> None:
     returns, values = np.array([1, 2, 4], np.float32), np.array([1, 1, 2], np.float32)
     explained_variance(returns, values)
