@@ -19,8 +19,9 @@ class A2C(OnPolicyAgent):
 
     def update(self, rollout: Rollout) -> UpdateMetrics:
         config = self.config
-        distribution, values = self.policy(self.tensor(rollout.observations[:-1]))
-        bootstrap = self.policy.critic()(rollout.bootstrap_observations)
+        _, observations, sequences = self.inputs(rollout)
+        distribution, values = self.policy(observations, sequences)
+        bootstrap = self.policy.critic()(rollout.bootstrap_observations, rollout.bootstrap_state)
         old_values = values.detach().cpu().numpy().reshape(rollout.rewards.shape)
         gae_lambda = {"td": 0.0, "gae": config.gae_lambda, "mc": 1.0}[config.advantage]
         next_values = rollout.next_values(old_values, bootstrap)
@@ -41,6 +42,7 @@ class A2C(OnPolicyAgent):
         with torch.set_grad_enabled(config.ent_coef > 0):
             entropy = (weight * distribution.entropy()).sum()
         loss = policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy
+        loss = loss + self.extra_loss(observations, distribution)
         grad_norm = self.optimizer.step(loss)
         return {
             "policy_loss": policy_loss.detach(),

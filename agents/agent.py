@@ -8,6 +8,9 @@ import gymnasium as gym
 import numpy as np
 
 from rltool.agents.policy import Policy, environment_actions
+from rltool.agents.rollout import forget
+from rltool.networks.observations import as_batch
+from rltool.trees import first_leaf
 
 
 class Agent:
@@ -26,7 +29,7 @@ class Agent:
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: Any,
         state: Any = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
@@ -34,7 +37,7 @@ class Agent:
         """Actions for one observation or a batch of them.
 
         Args:
-            observation: `(*observation_space.shape)` or `(B, *observation_space.shape)`.
+            observation: An element of the observation space, or a batch of them.
             state: State of a recurrent policy, as the last call returned it.
             episode_start: `(B,)`; where the state is to be forgotten.
             deterministic: Take the distribution's mode instead of a sample.
@@ -45,13 +48,16 @@ class Agent:
         Raises:
             ValueError: The observation has another shape.
         """
-        batch = np.asarray(observation)
-        shape = self.observation_space.shape or ()
-        single = batch.shape == shape
-        if single:
-            batch = batch[None]
-        if batch.shape[1:] != shape:
-            raise ValueError(f"expected an observation of shape {shape} or a batch of them, not {batch.shape}")
-        act = self.policy.actor(None if deterministic else self.rng)
-        actions = environment_actions(self.action_space)(act(batch))
+        batch, single = as_batch(self.observation_space, observation)
+        actor = self.policy.actor(None if deterministic else self.rng)
+        if self.policy.has_memory:
+            rows = len(first_leaf(batch))
+            if state is None:
+                state = {"policy": self.policy.initial_state(rows)["policy"]}  # type: ignore[index]
+            elif episode_start is not None:
+                state = forget(state, np.asarray(episode_start).reshape(rows))
+            actions, state = actor(batch, state)
+        else:
+            actions = actor(batch)
+        actions = environment_actions(self.action_space)(actions)
         return (actions[0] if single else actions), state

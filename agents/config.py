@@ -30,6 +30,10 @@ class PolicyConfig(BackboneConfig):
     sde_sample_freq: NonNegativeInt = Field(
         0, description="With gSDE, timesteps between two draws of the noise matrix (0: once a rollout)."
     )
+    squash: bool = Field(
+        False,
+        description="(Box actions) Send actions through tanh onto the bounds, instead of clipping them.",
+    )
 
 
 class OnPolicyConfig(PolicyConfig):
@@ -37,6 +41,9 @@ class OnPolicyConfig(PolicyConfig):
 
     num_envs: PositiveInt = Field(1, description="Environments stepped together.")
     num_steps: PositiveInt = Field(5, description="Timesteps per environment and rollout.")
+    sequence_length: PositiveInt = Field(
+        16, description="With rnn, lstm, gru or transformer, timesteps of a sequence that gradients flow through."
+    )
     learning_rate: PositiveFloat = Field(7e-4, description="Step size of the optimizer.")
     learning_rate_schedule: Schedule = Field(
         "constant", description="Learning rate over the run: constant, or falling linearly to zero."
@@ -48,6 +55,7 @@ class OnPolicyConfig(PolicyConfig):
     normalize_returns: bool = Field(
         False, description="Divide rewards by the running standard deviation of the discounted return."
     )
+    compile: bool = Field(False, description="Compile the backbones (torch.compile; pays for large ones alone).")
 
 
 class REINFORCEConfig(OnPolicyConfig):

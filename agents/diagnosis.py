@@ -16,16 +16,19 @@ from rltool.agents.evaluation import check_spaces
 from rltool.agents.on_policy import OnPolicyAgent
 from rltool.agents.policy import environment_actions
 from rltool.agents.rollout import RolloutCollector
+from rltool.agents.sequences import Sequences
 from rltool.agents.symptoms import RULES, SEVERITIES, Case, Finding, Played
 from rltool.envs import make_vector_env
 from rltool.errors import UserError
+from rltool.networks.observations import empty_batch
 from rltool.training.checkpoint import State, load_state
 from rltool.training.curvature import hessian_extremes
 from rltool.training.run import Run
+from rltool.trees import Tree, tree_leaves
 
 MOST_STEPS = 10_000  # of an episode that is played: some environments never end one
 MOST_BYTES = 2**28  # of observations of all episodes together
-CURVATURE_STEPS = 2_048  # timesteps that the loss is taken over
+SAMPLE = 2_048  # timesteps that networks and loss are looked at over
 NOISE = 1e-5  # of the largest eigenvalue: what single precision leaves of zero
 SMALL = 100_000  # parameters up to which the curvature takes well under two seconds
 
@@ -111,12 +114,17 @@ def diagnose(path: str | Path, episodes: int = 5, seed: int = 0, curvature: bool
     config = agent.config.model_dump()
     played, threshold = play(agent, run.data, episodes, seed, options.env_kwargs, reward_scale)
     rows = [{name: value for name, value in row.items() if math.isfinite(value)} for row in run.metrics]
-    case = Case(rows, config, played, agent.policy, agent.action_space, threshold)
+    inputs = sample(agent, played, seed)[1:]
+    case = Case(rows, config, played, agent.policy, inputs, agent.action_space, threshold)
     findings = [finding for rule in RULES if (finding := rule(case)) is not None]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    if curvature is None:
-        curvature = sum(p.numel() for p in agent.policy.parameters()) <= SMALL
-    extremes = loss_curvature(agent, played, seed) if curvature else None
+    wanted = sum(p.numel() for p in agent.policy.parameters()) <= SMALL if curvature is None else curvature
+    try:
+        extremes = loss_curvature(agent, played, seed) if wanted else None
+    except RuntimeError as error:  # Not every operation of PyTorch can be differentiated twice.
+        if curvature:
+            raise UserError(f"this network has no curvature that PyTorch can find ({error}); leave it out") from None
+        extremes = None
     return Diagnosis(run, findings, played.episode_returns, played.lengths, extremes)
 
 
@@ -152,15 +160,15 @@ def play(
         reward_scale: What the critic's rewards were multiplied by.
     """
     config, policy = agent.config, agent.policy
-    env = make_vector_env(env_id, episodes, seed=seed, **(env_kwargs or {}))
+    options = {"action_masks": policy.masked, **(env_kwargs or {})}
+    env = make_vector_env(env_id, episodes, seed=seed, **options)
     try:
         threshold = env.spec.reward_threshold if env.spec is not None else None
-        size = (
-            int(np.prod(env.single_observation_space.shape or ()))
-            * np.dtype(env.single_observation_space.dtype).itemsize
+        row = sum(leaf.nbytes for leaf in tree_leaves(empty_batch(env.single_observation_space, 1, episodes)))
+        most = max(1, min(MOST_STEPS, MOST_BYTES // max(1, row)))
+        collector = RolloutCollector(
+            env, environment_actions(agent.action_space), policy.initial_state(episodes), config.sequence_length
         )
-        most = max(1, min(MOST_STEPS, MOST_BYTES // max(1, size * episodes)))
-        collector = RolloutCollector(env, environment_actions(agent.action_space))
         rollout = collector.collect_episodes(policy.actor(np.random.default_rng(seed)), 1, most)
     finally:
         env.close()
@@ -168,10 +176,10 @@ def play(
     # An episode that did not end in time counts as far as it went.
     valid = np.cumsum(done, axis=0) - done == 0
     rewards = (rollout.rewards * np.float32(reward_scale)).clip(-10, 10) if reward_scale != 1 else rollout.rewards
-    critic = policy.critic()
-    observations = rollout.observations[:-1]
-    values = critic(observations.reshape(-1, *observations.shape[2:])).reshape(rewards.shape)
-    bootstrap = critic(rollout.bootstrap_observations)
+    with torch.no_grad():
+        _, observations, sequences = agent.inputs(rollout)
+        values = policy.values(observations, sequences).cpu().numpy().reshape(rewards.shape)
+    bootstrap = policy.critic()(rollout.bootstrap_observations, rollout.bootstrap_state)
     next_values = rollout.next_values(values, bootstrap)
     advantages, whole = (
         gae(rewards, values, next_values, rollout.terminated, done, config.gamma, decay)
@@ -179,8 +187,7 @@ def play(
     )
     cut = rollout.truncated & valid
     return Played(
-        observations[valid],
-        rollout.actions[valid],
+        rollout.seen(valid),
         values[valid],
         (whole + values)[valid],
         advantages[valid],
@@ -188,7 +195,28 @@ def play(
         [int(n) for n in valid.sum(0)],
         int((rollout.terminated & valid).sum()),
         next_values[cut],
+        rollout,
+        valid,
     ), threshold
+
+
+def sample(agent: Any, played: Played, seed: int = 0) -> tuple[np.ndarray, Tree, Sequences | None]:
+    """Some of the timesteps that were played, not too many to differentiate.
+
+    Returns:
+        Which of the B timesteps they are, as flags, and what the policy reads of them.
+    """
+    rollout, valid = played.rollout, played.valid
+    if rollout is None or valid is None:
+        raise ValueError("these episodes were not played by play()")
+    if agent.policy.has_memory:  # Only the beginnings of the episodes hang together.
+        chosen = valid & (np.cumsum(valid.sum(1)) <= max(SAMPLE, valid.shape[1]))[:, None]
+    else:
+        chosen = np.zeros_like(valid)
+        rows = np.random.default_rng(seed).permutation(np.flatnonzero(valid))[:SAMPLE]
+        chosen.ravel()[rows] = True
+    _, observations, sequences = agent.inputs(rollout, chosen)
+    return chosen[valid], observations, sequences
 
 
 def loss_curvature(agent: Any, played: Played, seed: int = 0, steps: int = 60) -> tuple[float, float]:
@@ -198,10 +226,10 @@ def loss_curvature(agent: Any, played: Played, seed: int = 0, steps: int = 60) -
     `vf_coef` times the value loss, minus `ent_coef` times the entropy.
     """
     config, policy = agent.config, agent.policy
-    chosen = np.random.default_rng(seed).permutation(len(played.values))[:CURVATURE_STEPS]
-    observations, actions, advantages, values = (
+    chosen, observations, sequences = sample(agent, played, seed)
+    actions, advantages, values = (
         torch.from_numpy(array[chosen]).to(agent.device)
-        for array in (played.observations, played.actions, played.advantages, played.values)
+        for array in (played.rollout.actions[played.valid], played.advantages, played.values)  # type: ignore[union-attr]
     )
     returns = advantages + values
     has_critic = Case([], config.model_dump()).has_critic
@@ -209,7 +237,7 @@ def loss_curvature(agent: Any, played: Played, seed: int = 0, steps: int = 60) -
         advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
 
     def loss() -> torch.Tensor:
-        distribution, predicted = policy(observations)
+        distribution, predicted = policy(observations, sequences)
         log_prob = distribution.log_prob(actions)
         ratio = (log_prob - log_prob.detach()).exp()
         value_loss = F.mse_loss(predicted, returns) if has_critic else 0.0

@@ -13,6 +13,17 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from rltool.envs import make_env, make_vector_env
 from rltool.errors import TrainingError, UserError
+from rltool.networks.observations import (
+    ACTION_MASK,
+    allow_all,
+    interchangeable,
+    is_image,
+    stack_observations,
+    stored_form,
+)
+
+# Options of environments that make learning easier, and that no result should be measured with.
+LEARNING_ONLY = ("clip_rewards", "terminal_on_life_loss")
 
 
 class Predictor(Protocol):
@@ -94,7 +105,7 @@ def evaluate(
         raise UserError(f"episodes must be at least 1, not {episodes}")
     owned = isinstance(env, str)
     if isinstance(env, str):
-        env = make_vector_env(env, num_envs or min(episodes, 32), seed=seed, **(env_kwargs or {}))
+        env = make_vector_env(env, num_envs or min(episodes, 32), seed=seed, **_options(agent, env_kwargs))
     envs = env if isinstance(env, VectorEnv) else SyncVectorEnv([lambda: env])
     rng = None if deterministic else getattr(agent, "rng", None)
     if isinstance(rng, np.random.Generator):
@@ -115,14 +126,18 @@ def _play(agent: Predictor, envs: VectorEnv, episodes: int, seed: int, determini
     quota = np.full(n, episodes // n) + (np.arange(n) < episodes % n)
     results: list[list[tuple[float, int]]] = [[] for _ in range(n)]
     returns, lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
-    observation, _ = envs.reset(seed=seed)
+    stored = stored_form(envs.single_observation_space)
+    observation = stored(envs.reset(seed=seed)[0])
     state, start, resetting = None, np.ones(n, dtype=bool), np.zeros(n, dtype=bool)
     while quota.any():
         actions, state = agent.predict(observation, state=state, episode_start=start, deterministic=deterministic)
         try:
             observation, rewards, terminated, truncated, _ = envs.step(actions)
+        except TrainingError:
+            raise
         except Exception as error:
             raise TrainingError(f"the environment failed in step(): {type(error).__name__}: {error}") from error
+        observation = stored(observation)
         done = (terminated | truncated) & ~resetting
         returns += np.where(resetting, 0, rewards)
         lengths += ~resetting
@@ -133,7 +148,9 @@ def _play(agent: Predictor, envs: VectorEnv, episodes: int, seed: int, determini
             quota[i] -= 1
         returns[done], lengths[done] = 0, 0
         if mode is AutoresetMode.DISABLED and done.any():
-            observation, _ = envs.reset(options={"reset_mask": done})
+            observation = stored(envs.reset(options={"reset_mask": done})[0])
+        elif mode is AutoresetMode.NEXT_STEP and done.any():
+            observation = allow_all(observation, done)
         # In NEXT_STEP mode the next step only resets, and the episode's first observation comes out of it.
         start = done | resetting
         resetting = done if mode is AutoresetMode.NEXT_STEP else np.zeros(n, dtype=bool)
@@ -170,7 +187,7 @@ def watch(
     """
     owned = isinstance(env, str)
     if isinstance(env, str):
-        env = make_rendered_env(env, render_mode, env_kwargs)
+        env = make_rendered_env(env, render_mode, _options(agent, env_kwargs))
     returns, lengths = [], []
     try:
         for episode in range(episodes):
@@ -181,10 +198,12 @@ def watch(
                     on_frame(np.asarray(env.render()), episode)
                 if done:
                     break
-                batch = np.asarray(observation)[None]
+                batch = stack_observations(env.observation_space, [observation])
                 action, state = agent.predict(batch, state=state, episode_start=start, deterministic=deterministic)
                 try:
                     observation, reward, terminated, truncated, _ = env.step(action[0])
+                except TrainingError:
+                    raise
                 except Exception as error:
                     raise TrainingError(f"the environment failed in step(): {type(error).__name__}: {error}") from error
                 start, total, length = np.zeros(1, dtype=bool), total + float(reward), length + 1
@@ -221,11 +240,11 @@ def check_spaces(agent: Any, env_id: str, env_kwargs: Mapping[str, Any] | None =
     Raises:
         UserError: They differ, or there is no such environment.
     """
-    env = make_env(env_id, **(env_kwargs or {}))
+    env = make_env(env_id, **_options(agent, env_kwargs))
     try:
         for name in ("observation_space", "action_space"):
             mine, theirs = getattr(agent, name, None), getattr(env, name)
-            if mine is not None and not _interchangeable(mine, theirs):
+            if mine is not None and not _fits(mine, theirs):
                 raise UserError(
                     f"{env_id} does not fit this agent: its {name.replace('_', ' ')} is {theirs}, not {mine}"
                 )
@@ -233,9 +252,20 @@ def check_spaces(agent: Any, env_id: str, env_kwargs: Mapping[str, Any] | None =
         env.close()
 
 
-def _interchangeable(mine: gym.Space, theirs: gym.Space) -> bool:
-    """Whether what fits one space fits the other; the bounds of a Box may differ."""
-    if isinstance(mine, gym.spaces.Box) and isinstance(theirs, gym.spaces.Box):
+def for_evaluation(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of an environment's constructor without those that change rewards and episodes for learning alone."""
+    return {name: value for name, value in env_kwargs.items() if name not in LEARNING_ONLY}
+
+
+def _options(agent: Any, env_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Arguments of an environment's constructor, with action masks for an agent that has learned with them."""
+    space = getattr(agent, "observation_space", None)
+    masked = isinstance(space, gym.spaces.Dict) and ACTION_MASK in space.spaces
+    return {"action_masks": masked, **(env_kwargs or {})}
+
+
+def _fits(mine: gym.Space, theirs: gym.Space) -> bool:
+    if is_image(mine) and is_image(theirs):
         # Sorted: an SB3 agent for images has its channels first where the environment may have them last.
-        return sorted(mine.shape) == sorted(theirs.shape)
-    return mine == theirs
+        return sorted(mine.shape or ()) == sorted(theirs.shape or ())
+    return interchangeable(mine, theirs)

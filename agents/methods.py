@@ -1,9 +1,10 @@
 """The agents as methods of `rltool train`."""
 
 from rltool.agents.config import A2CConfig, PPOConfig, REINFORCEConfig
+from rltool.agents.extensions import with_extensions
 from rltool.agents.presets import PRESETS
 from rltool.training.methods import Method
 
-reinforce = Method(REINFORCEConfig, "rltool.agents.reinforce:REINFORCE", presets=PRESETS["reinforce"])
-a2c = Method(A2CConfig, "rltool.agents.a2c:A2C", presets=PRESETS["a2c"])
-ppo = Method(PPOConfig, "rltool.agents.ppo:PPO", presets=PRESETS["ppo"])
+reinforce = Method(with_extensions(REINFORCEConfig), "rltool.agents.reinforce:REINFORCE", presets=PRESETS["reinforce"])
+a2c = Method(with_extensions(A2CConfig), "rltool.agents.a2c:A2C", presets=PRESETS["a2c"])
+ppo = Method(with_extensions(PPOConfig), "rltool.agents.ppo:PPO", presets=PRESETS["ppo"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,19 +13,26 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from torch import nn
 
 from rltool.agents.agent import Agent
 from rltool.agents.config import OnPolicyConfig
-from rltool.agents.evaluation import evaluate
+from rltool.agents.evaluation import evaluate, for_evaluation
+from rltool.agents.extensions import build_extensions, with_extensions
 from rltool.agents.policy import Policy, environment_actions
 from rltool.agents.return_scaler import ReturnScaler
 from rltool.agents.rollout import Rollout, RolloutCollector
-from rltool.envs import get_env_state, make_vector_env, set_env_state
+from rltool.agents.sequences import Sequences, SequenceTable
+from rltool.envs import Replay, get_env_state, make_vector_env, set_env_state
+from rltool.envs.wrappers import reward_shaping
 from rltool.errors import TrainingError, UserError
+from rltool.networks import Distribution
+from rltool.networks.observations import as_tensors, interchangeable
 from rltool.training.checkpoint import State, load_state, save_state
 from rltool.training.device import find_device
 from rltool.training.optimizers import OPTIMIZERS
 from rltool.training.spaces import space_from_json, space_to_json
+from rltool.trees import Tree
 from rltool.validation import validate
 
 Metrics = dict[str, float]
@@ -46,6 +53,10 @@ class OnPolicyAgent(Agent):
         device: Where tensors live: "cpu" or "cuda".
         env_kwargs: Arguments of the environment's constructor, where `env` is an id.
         spaces: Observation and action space; with them, the environment is made only when training begins.
+        shaping: Changes the rewards while training: a function, or its name `module:function`, from (observation,
+            action, reward, next observation, terminated) to a reward.
+        potential: A function, or its name, from an observation to a number: gamma times the next observation's minus
+            this one's is added to the rewards, which leaves the best policy the best (Ng et al., 1999).
         **options: Fields of the config class.
 
     Raises:
@@ -71,13 +82,15 @@ class OnPolicyAgent(Agent):
         device: str = "cpu",
         env_kwargs: Mapping[str, Any] | None = None,
         spaces: tuple[gym.Space, gym.Space] | None = None,
+        shaping: str | Callable[..., float] | None = None,
+        potential: str | Callable[..., float] | None = None,
         **options: Any,
     ) -> None:
         if config is not None and options:
             raise UserError("give either a config or options by name, not both")
         if isinstance(env, gym.Env):
             single = env
-            env = SyncVectorEnv([lambda: single], autoreset_mode=AutoresetMode.NEXT_STEP)
+            env = SyncVectorEnv([lambda: Replay(single)], autoreset_mode=AutoresetMode.NEXT_STEP)
         if (
             config is None
             and isinstance(env, VectorEnv)
@@ -86,15 +99,19 @@ class OnPolicyAgent(Agent):
             raise UserError(
                 f"num-envs is {options['num_envs']}, but the environment given has {env.num_envs}; leave it out"
             )
-        self.config = config if config is not None else validate(self.config_class, options)
+        self.config = config if config is not None else validate(with_extensions(self.config_class), options)
         self.seed = seed
         self.device = find_device(device)
         self.env_kwargs = dict(env_kwargs or {})
+        self.shaping = reward_shaping(shaping, potential, self.config.gamma)
+        if self.shaping is not None and not isinstance(env, str):
+            raise UserError("rewards are shaped in an environment given by id; wrap one of your own yourself")
         self.rng = np.random.default_rng(seed)
         self.timesteps = 0
         self.total_timesteps = 0
         self.updates = 0
         self.learning = False
+        self.frozen_until = 0
         self.env_id = env if isinstance(env, str) else None
         if isinstance(env, VectorEnv):
             self.env = env
@@ -105,10 +122,13 @@ class OnPolicyAgent(Agent):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.policy = Policy(self.observation_space, self.action_space, self.config).to(self.device)
+            self.optimizer = OPTIMIZERS[self.config.optimizer](
+                self.policy, self.config.learning_rate, self.config.max_grad_norm
+            )
+            self.extensions = build_extensions(self)
             self.torch_rng = torch.get_rng_state()
-        self.optimizer = OPTIMIZERS[self.config.optimizer](
-            self.policy, self.config.learning_rate, self.config.max_grad_norm
-        )
+        if self.config.compile:
+            self.policy.compile_backbones()
 
     @cached_property
     def env(self) -> VectorEnv:
@@ -117,19 +137,24 @@ class OnPolicyAgent(Agent):
             raise UserError(
                 "this agent was trained in an environment object; to train it further, load it with env=..."
             )
-        env = make_vector_env(self.env_id, self.config.num_envs, seed=self.seed, **self.env_kwargs)
-        return env
+        options = {"action_masks": True, "shaping": self.shaping, **self.env_kwargs}
+        return make_vector_env(self.env_id, self.config.num_envs, seed=self.seed, **options)
 
     @cached_property
     def collector(self) -> RolloutCollector:
         """What steps the environments and keeps what must survive from one rollout to the next."""
         mine, theirs = self.observation_space, self.env.single_observation_space
-        if mine.shape != theirs.shape or self.action_space != self.env.single_action_space:
+        if not interchangeable(mine, theirs) or self.action_space != self.env.single_action_space:
             raise UserError(
                 f"the environment does not fit this agent: it has observations {theirs} and actions "
                 f"{self.env.single_action_space}, not {mine} and {self.action_space}"
             )
-        return RolloutCollector(self.env, environment_actions(self.action_space))
+        return RolloutCollector(
+            self.env,
+            environment_actions(self.action_space),
+            self.policy.initial_state(self.env.num_envs),
+            self.config.sequence_length,
+        )
 
     @cached_property
     def return_scaler(self) -> ReturnScaler | None:
@@ -181,11 +206,9 @@ class OnPolicyAgent(Agent):
                 self.optimizer.learning_rate = self.schedule(
                     self.config.learning_rate, self.config.learning_rate_schedule
                 )
-                rollout = self.collect(remaining)
-                if self.return_scaler is not None:
-                    rollout.rewards = self.return_scaler(rollout.rewards, rollout.done, rollout.valid)
-                # Nothing is learned from a rollout of steps that only reset, or that holds no whole episode.
-                metrics = self.update(rollout) if rollout.valid.any() else {}
+                backbones = [b for b in (self.policy.backbone, self.policy.value_backbone) if b is not None]
+                self.optimizer.freeze(backbones if self.timesteps < self.frozen_until else [])
+                rollout, metrics = self._collect_and_update(remaining)
                 self.timesteps += rollout.rewards.size
                 self.updates += 1
                 if not math.isfinite(float(metrics.get("grad_norm", 0.0))):
@@ -195,11 +218,31 @@ class OnPolicyAgent(Agent):
                     )
                 if self.policy.normalizer is not None:
                     # Between updates only: while one goes on, ratios of old to new probabilities must stay exact.
-                    self.policy.normalizer.update(rollout.observations[:-1][rollout.valid])
+                    self.policy.normalizer.update(rollout.seen(rollout.valid))
                 answers = [each(self, metrics) for each in callbacks]  # All are asked before any is obeyed.
                 if False in answers:
                     break
         return self
+
+    def _collect_and_update(self, max_steps: int) -> tuple[Rollout, UpdateMetrics]:
+        with ExitStack() as stack:
+            for extension in self.extensions.values():
+                stack.enter_context(extension.around())
+            rollout = self.collect(max_steps)
+            if self.return_scaler is not None:
+                rollout.rewards = self.return_scaler(rollout.rewards, rollout.done, rollout.valid)
+            if not rollout.valid.any():  # Nothing is learned from steps that only reset, or make no whole episode.
+                return rollout, {}
+            for extension in self.extensions.values():
+                rollout.rewards = rollout.rewards + extension.reward(rollout)
+            metrics = self.update(rollout)
+        for extension in self.extensions.values():
+            metrics |= extension.after_update(rollout)
+        return rollout, metrics
+
+    def extra_loss(self, observations: Tree, distribution: Distribution) -> torch.Tensor | float:
+        """What extensions add to the loss of a minibatch."""
+        return sum(extension.loss_term(observations, distribution) for extension in self.extensions.values())
 
     @contextmanager
     def _own_torch_rng(self) -> Iterator[None]:
@@ -217,6 +260,35 @@ class OnPolicyAgent(Agent):
         """A scheduled value at this moment of the run: constant, or falling linearly to zero at its end."""
         return value * (1 - self.timesteps / self.total_timesteps) if kind == "linear" else value
 
+    def init_backbone(self, source: Any) -> None:
+        """Take over the backbones of another agent's policy, and its observation statistics.
+
+        Raises:
+            UserError: They have another shape, or the other agent has no such backbone.
+        """
+        theirs = getattr(source, "policy", None)
+        if theirs is None:
+            raise UserError("there is no policy to take a backbone from")
+        pairs: list[tuple[nn.Module, nn.Module]] = [(self.policy.backbone, theirs.backbone)]
+        if self.policy.value_backbone is not None:
+            pairs.append((self.policy.value_backbone, theirs.value_backbone or theirs.backbone))
+        if self.policy.normalizer is not None and theirs.normalizer is not None:
+            pairs.append((self.policy.normalizer, theirs.normalizer))
+        for mine, other in pairs:
+            shapes = [{name: tuple(t.shape) for name, t in module.state_dict().items()} for module in (mine, other)]
+            for name in {**shapes[0], **shapes[1]}:
+                one, two = shapes[0].get(name, "nothing"), shapes[1].get(name, "nothing")
+                if one != two:
+                    raise UserError(
+                        f"the backbone does not fit: {name} is {one} here and {two} there; give both the same "
+                        "--backbone, --hidden-sizes and kind of observations"
+                    )
+            mine.load_state_dict(other.state_dict())
+
+    def freeze_backbone(self, timesteps: int) -> None:
+        """Leave the backbones as they are until this many timesteps have been seen."""
+        self.frozen_until = timesteps
+
     def metrics(self) -> Metrics:
         """Figures of this moment for a row of metrics: returns of late episodes, learning rate, spread of actions."""
         metrics = self.collector.statistics.metrics()
@@ -231,13 +303,27 @@ class OnPolicyAgent(Agent):
         """Play deterministically in fresh environments; `score` is what the best weights are chosen by."""
         if self.env_id is None:
             raise UserError("an agent made from an environment object is evaluated with rltool.evaluate(agent, env)")
-        result = evaluate(self, self.env_id, episodes, seed=seed, env_kwargs=self.env_kwargs)
+        result = evaluate(self, self.env_id, episodes, seed=seed, env_kwargs=for_evaluation(self.env_kwargs))
         return {
             "mean_return": result.mean_return,
             "std_return": result.std_return,
             "mean_length": result.mean_length,
             "score": result.mean_return,
         }
+
+    def inputs(
+        self, rollout: Rollout, valid: np.ndarray | None = None
+    ) -> tuple[SequenceTable | None, Tree, Sequences | None]:
+        """What the policy reads of a rollout: all rows `(T * N, ...)`, or the valid ones alone.
+
+        Returns:
+            Observations as tensors and, for a policy with memory, how they follow each other (before them, the table
+            that this was taken from).
+        """
+        table, sequences = rollout.sequences(), None
+        if table is not None:
+            _, sequences = table.take(valid=None if valid is None else valid.ravel(), device=self.device)
+        return table, as_tensors(rollout.seen(valid), self.device), sequences
 
     def tensor(self, array: np.ndarray) -> torch.Tensor:
         """A `(T, N, ...)` array as a `(T * N, ...)` tensor on the agent's device."""
@@ -266,26 +352,24 @@ class OnPolicyAgent(Agent):
         state.tensors["torch_rng"] = torch.get_rng_state() if self.learning else self.torch_rng
         if self.return_scaler is not None:
             state.add("return_scaler", self.return_scaler.state_dict())
+        for name, extension in self.extensions.items():
+            state.add(f"extension.{name}", extension.state())
         env_state = get_env_state(self.env)
         if env_state is not None and collector.observation is not None:
             arrays = {k: torch.from_numpy(v) for k, v in env_state.items() if isinstance(v, np.ndarray)}
             state.values["env"] = {k: v for k, v in env_state.items() if not isinstance(v, np.ndarray)}
             state.add("env", arrays)
-            state.add(
-                "collector",
-                {
-                    "observation": torch.from_numpy(collector.observation),
-                    "done": torch.from_numpy(collector.done),
-                    "running_returns": torch.from_numpy(statistics.running_returns),
-                    "running_lengths": torch.from_numpy(statistics.running_lengths),
-                },
-            )
+            state.add("collector", collector.state_dict())
         # Copies: the state stays what it is when training goes on.
         state.tensors = {name: tensor.detach().clone() for name, tensor in state.tensors.items()}
         return state
 
-    def restore(self, state: State) -> None:
-        """Go on from a checkpoint; environments whose state cannot be kept begin new episodes."""
+    def restore(self, state: State) -> bool:
+        """Go on from a checkpoint; environments whose state cannot be kept begin new episodes.
+
+        Returns:
+            Whether training goes on bit for bit.
+        """
         values = state.values
         self.timesteps, self.total_timesteps = values["timesteps"], values["total_timesteps"]
         self.updates = values["updates"]
@@ -295,19 +379,20 @@ class OnPolicyAgent(Agent):
         self.torch_rng = state.tensors["torch_rng"]
         if self.return_scaler is not None:
             self.return_scaler.load_state_dict(state.take("return_scaler"))
+        for name, extension in self.extensions.items():
+            extension.load_state(state.take(f"extension.{name}"))
         collector, statistics = self.collector, self.collector.statistics
         for figures, kept_figures in ((statistics.returns, values["returns"]), (statistics.lengths, values["lengths"])):
             figures.clear()
             figures.extend(kept_figures)
         statistics.finished = values["finished"]
-        if values["env"] is None:
-            collector.reset(seed=self.seed + self.timesteps)
-            return
-        self.env.reset(seed=self.seed)
-        set_env_state(self.env, values["env"] | {k: t.numpy() for k, t in state.take("env").items()})
-        kept = {name: tensor.numpy().copy() for name, tensor in state.take("collector").items()}
-        collector.observation, collector.done = kept["observation"], kept["done"]
-        statistics.running_returns, statistics.running_lengths = kept["running_returns"], kept["running_lengths"]
+        if values["env"] is not None:
+            self.env.reset(seed=self.seed)
+            if set_env_state(self.env, values["env"] | {k: t.numpy() for k, t in state.take("env").items()}):
+                collector.load_state_dict(state.take("collector"))
+                return True
+        collector.reset(seed=self.seed + self.timesteps)
+        return False
 
     def save(self, path: str | Path) -> None:
         """Write policy and config to one safetensors file; nothing in it is executable."""
@@ -342,7 +427,7 @@ class OnPolicyAgent(Agent):
         values = state.values
         agent = cls(
             env if env is not None else values["env_id"],
-            validate(cls.config_class, values["config"]),
+            validate(with_extensions(cls.config_class), values["config"]),
             device=device,
             env_kwargs=values["env_kwargs"],
             spaces=(space_from_json(values["observation_space"]), space_from_json(values["action_space"])),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -11,11 +12,14 @@ import torch
 from torch import nn
 
 from rltool.agents.config import PolicyConfig
+from rltool.agents.rollout import Actor
+from rltool.agents.sequences import Sequences
 from rltool.errors import UserError
-from rltool.networks import RunningNorm, ValueHead, build_action_head, build_backbone, is_image
+from rltool.networks import Backbone, ValueHead, build_action_head, build_backbone
 from rltool.networks.distributions import Distribution
-
-Actor = Callable[[np.ndarray], np.ndarray]
+from rltool.networks.normalization import build_normalizer
+from rltool.networks.observations import ACTION_MASK, check_observation_space
+from rltool.trees import Tree, map_tree
 
 
 class Policy(nn.Module):
@@ -32,15 +36,14 @@ class Policy(nn.Module):
 
     def __init__(self, observation_space: gym.Space, action_space: gym.Space, config: PolicyConfig) -> None:
         super().__init__()
+        check_observation_space(observation_space)
         self.observation_space = observation_space
         self.action_space = action_space
-        self.normalizer = None
-        if config.normalize_observations:
-            if not isinstance(observation_space, gym.spaces.Box) or is_image(observation_space):
-                raise UserError(f"observations can be normalized in a Box of numbers only, not in {observation_space}")
-            self.normalizer = RunningNorm(observation_space.shape)
-        self.backbone = build_backbone(config, observation_space)
-        self.value_backbone = None if config.shared else build_backbone(config, observation_space)
+        self.masked = isinstance(observation_space, gym.spaces.Dict) and ACTION_MASK in observation_space.spaces
+        inputs = without_mask(observation_space) if self.masked else observation_space
+        self.normalizer = build_normalizer(inputs) if config.normalize_observations else None
+        self.backbone = build_backbone(config, inputs)
+        self.value_backbone = None if config.shared else build_backbone(config, inputs)
         features = self.backbone.out_features
         self.action_head = build_action_head(
             action_space,
@@ -48,52 +51,149 @@ class Policy(nn.Module):
             std=config.action_std,
             log_std_init=config.log_std_init,
             sde_sample_freq=config.sde_sample_freq,
+            squash=config.squash,
             init=config.init,
         )
         self.value_head = ValueHead(features, config.init)
+        if self.masked:
+            choices = observation_space[ACTION_MASK].shape  # type: ignore[index]
+            if not self.action_head.masks or choices != (self.action_head.linear.out_features,):
+                raise UserError(
+                    f"an action mask of shape {choices} does not fit the action space {action_space}; it has one entry "
+                    "for each choice of a Discrete, MultiDiscrete or MultiBinary space"
+                )
 
-    def forward(self, observations: torch.Tensor) -> tuple[Distribution, torch.Tensor]:
-        """Action distribution and values `(B,)` for observations `(B, ...)`."""
-        if self.normalizer is not None:
-            observations = self.normalizer(observations)
-        features = self.backbone(observations)
-        value_features = features if self.value_backbone is None else self.value_backbone(observations)
-        return self.action_head(features), self.value_head(value_features)
+    @property
+    def has_memory(self) -> bool:
+        """Whether actions depend on earlier observations of the episode."""
+        return self.backbone.has_memory
 
-    def values(self, observations: torch.Tensor) -> torch.Tensor:
+    def compile_backbones(self) -> None:
+        """Compile what the backbones compute in updates (`torch.compile`); weights and their names stay as they are."""
+        for backbone in (self.backbone, self.value_backbone):
+            if backbone is not None:
+                backbone.compile()
+
+    def initial_state(self, batch: int) -> dict[str, Tree] | None:
+        """State of policy and critic before the first observations of `batch` episodes; None without memory."""
+        if not self.has_memory:
+            return None
+        backbones = {"policy": self.backbone, "value": self.value_backbone}
+        return {
+            name: map_tree(lambda leaf: leaf.cpu().numpy(), backbone.initial_state(batch))
+            for name, backbone in backbones.items()
+            if backbone is not None
+        }
+
+    def forward(self, observations: Tree, sequences: Sequences | None = None) -> tuple[Distribution, torch.Tensor]:
+        """Action distribution and values `(B,)` for observations `(B, ...)`, with memory also for how they follow."""
+        inputs, mask = self._inputs(observations)
+        features = self._features("policy", self.backbone, inputs, sequences)
+        value_features = features
+        if self.value_backbone is not None:
+            value_features = self._features("value", self.value_backbone, inputs, sequences)
+        distribution = self.action_head(features) if mask is None else self.action_head(features, mask)
+        return distribution, self.value_head(value_features)
+
+    def values(self, observations: Tree, sequences: Sequences | None = None) -> torch.Tensor:
         """Values `(B,)` alone."""
-        if self.normalizer is not None:
-            observations = self.normalizer(observations)
-        critic = self.backbone if self.value_backbone is None else self.value_backbone
-        return self.value_head(critic(observations))
+        name, critic = self._critic()
+        return self.value_head(self._features(name, critic, self._inputs(observations)[0], sequences))
+
+    def _inputs(self, observations: Tree) -> tuple[Tree, torch.Tensor | None]:
+        """What the backbones read, and the action mask."""
+        mask = observations[ACTION_MASK].bool() if self.masked else None
+        if self.masked:
+            observations = without_mask(observations)
+        return (observations if self.normalizer is None else self.normalizer(observations)), mask
+
+    @staticmethod
+    def _features(name: str, backbone: Backbone, inputs: Tree, sequences: Sequences | None) -> torch.Tensor:
+        return backbone(inputs) if sequences is None else sequences.features(name, backbone, inputs)
+
+    def _critic(self) -> tuple[str, Backbone]:
+        return ("policy", self.backbone) if self.value_backbone is None else ("value", self.value_backbone)
 
     def actor(self, rng: np.random.Generator | None) -> Actor:
         """A function from observations to actions `(B, ...)`, NumPy to NumPy, with the weights as they are now.
 
+        For a policy with memory it maps (observations, state) to (actions, state).
+
         Args:
             rng: Source of randomness; None acts deterministically (the distribution's mode).
         """
-        features = self.backbone.as_numpy()
-        actions = self.action_head.as_numpy() if rng is None else self.action_head.sampler(rng)
-        if self.normalizer is None:
-            return lambda observations: actions(features(observations))
-        normalize = self.normalizer.as_numpy()
-        return lambda observations: actions(features(normalize(observations)))
+        actions: Callable[..., np.ndarray] = (
+            self.action_head.as_numpy() if rng is None else self.action_head.sampler(rng)
+        )
+        prepare = self._prepare()
+        if self.has_memory:
+            steps = {"policy": self.backbone.step_as_numpy()}
+            if self.value_backbone is not None:
+                steps["value"] = self.value_backbone.step_as_numpy()
 
-    def critic(self) -> Callable[[np.ndarray], np.ndarray]:
-        """A function from observations to values `(B,)`, NumPy to NumPy, with the weights as they are now."""
-        features = (self.backbone if self.value_backbone is None else self.value_backbone).as_numpy()
-        values = self.value_head.as_numpy()
+            def act(observations: Tree, state: dict[str, Tree]) -> tuple[np.ndarray, dict[str, Tree]]:
+                inputs, mask = prepare(observations)
+                features, after = {}, {}
+                for name, before in state.items():
+                    features[name], after[name] = steps[name](inputs, before)
+                policy = features["policy"]
+                return (actions(policy) if mask is None else actions(policy, mask)), after
+
+            return act
+        read = self.backbone.as_numpy()
+        if self.masked:
+
+            def act_masked(observations: Tree) -> np.ndarray:
+                inputs, mask = prepare(observations)
+                return actions(read(inputs), mask)
+
+            return act_masked
         if self.normalizer is None:
-            return lambda observations: values(features(observations))
+            return lambda observations: actions(read(observations))
         normalize = self.normalizer.as_numpy()
-        return lambda observations: values(features(normalize(observations)))
+        return lambda observations: actions(read(normalize(observations)))
+
+    def critic(self) -> Callable[..., np.ndarray]:
+        """A function from observations (and states, with memory) to values `(B,)`, NumPy to NumPy."""
+        values, prepare = self.value_head.as_numpy(), self._prepare()
+        name, backbone = self._critic()
+        if self.has_memory:
+            step = backbone.step_as_numpy()
+            return lambda observations, state: values(step(prepare(observations)[0], state[name])[0])
+        read = backbone.as_numpy()
+        return lambda observations, state=None: values(read(prepare(observations)[0]))
+
+    def _prepare(self) -> Callable[[Tree], tuple[Tree, np.ndarray | None]]:
+        """`_inputs`, NumPy to NumPy."""
+        normalize = (lambda inputs: inputs) if self.normalizer is None else self.normalizer.as_numpy()
+        if not self.masked:
+            return lambda observations: (normalize(observations), None)
+        return lambda observations: (normalize(without_mask(observations)), observations[ACTION_MASK].astype(bool))
+
+
+def without_mask(tree: Any) -> Any:
+    """An observation, or its space, without its action mask; what is left, if it is one thing alone, as that thing."""
+    rest = {key: tree[key] for key in tree if key != ACTION_MASK}
+    if len(rest) == 1:
+        return next(iter(rest.values()))
+    return gym.spaces.Dict(rest) if isinstance(tree, gym.spaces.Dict) else rest
 
 
 def environment_actions(space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from a policy's actions to what the environment takes: clipped into a Box, shifted to `start`."""
-    if isinstance(space, gym.spaces.Box):
-        low, high, shape = copy(space.low), copy(space.high), space.shape
-        return lambda actions: np.clip(actions.reshape(-1, *shape), low, high).astype(space.dtype, copy=False)
-    start = int(space.start) if isinstance(space, gym.spaces.Discrete) else 0
-    return (lambda actions: actions + start) if start else (lambda actions: actions)
+    """A function from a policy's actions to what the environment takes.
+
+    They get the space's shape and type, are clipped into a Box, and counted from `start`.
+    """
+    match space:
+        case gym.spaces.Box():
+            low, high, shape = copy(space.low), copy(space.high), space.shape
+            return lambda actions: np.clip(actions.reshape(-1, *shape), low, high).astype(space.dtype, copy=False)
+        case gym.spaces.MultiDiscrete():
+            starts = copy(space.start)
+            return lambda actions: (actions.reshape(-1, *starts.shape) + starts).astype(starts.dtype, copy=False)
+        case gym.spaces.MultiBinary():
+            return lambda actions: actions.reshape(-1, *space.shape)
+        case gym.spaces.Discrete() if space.start:
+            start = int(space.start)
+            return lambda actions: actions + start
+    return lambda actions: actions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,17 +14,30 @@ from rltool.agents.advantages import explained_variance, gae
 from rltool.agents.config import PPOConfig
 from rltool.agents.on_policy import OnPolicyAgent, UpdateMetrics
 from rltool.agents.rollout import Rollout
+from rltool.agents.sequences import Sequences, SequenceTable
+from rltool.errors import UserError
+from rltool.trees import Tree, map_tree
 
 
 class Minibatch(NamedTuple):
-    """Some timesteps of a rollout, in any order; every tensor has B rows."""
+    """Some timesteps of a rollout, in any order; every tensor has B rows. With memory: how they follow each other."""
 
-    observations: torch.Tensor
+    observations: Tree
     actions: torch.Tensor
     old_log_prob: torch.Tensor
     old_values: torch.Tensor
     advantages: torch.Tensor
     returns: torch.Tensor
+    sequences: Sequences | None = None
+
+    def select(self, rows: np.ndarray) -> Minibatch:
+        """The given rows."""
+        index = torch.from_numpy(rows).to(self.actions.device)
+        return Minibatch(*(map_tree(lambda leaf: leaf.index_select(0, index), tree) for tree in self[:-1]))
+
+    def part(self, start: int, end: int) -> Minibatch:
+        """Rows from `start` up to `end`, as views."""
+        return Minibatch(*(map_tree(lambda leaf: leaf[start:end], tree) for tree in self[:-1]))
 
 
 class PPO(OnPolicyAgent):
@@ -34,15 +47,24 @@ class PPO(OnPolicyAgent):
     config_class = PPOConfig
     config: PPOConfig
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        length, size = self.config.sequence_length, self.config.batch_size
+        if self.policy.has_memory and size < length:
+            raise UserError(
+                f"a minibatch of {size} timesteps is smaller than one sequence of {length}; raise batch-size or lower "
+                "sequence-length"
+            )
+
     def update(self, rollout: Rollout) -> UpdateMetrics:
         config = self.config
-        observations = self.tensor(rollout.observations[:-1])
+        table, observations, sequences = self.inputs(rollout)
         actions = self.tensor(rollout.actions)
         with torch.no_grad():
-            distribution, values = self.policy(observations)
+            distribution, values = self.policy(observations, sequences)
             old_log_prob = distribution.log_prob(actions)
             entropy = distribution.entropy().mean()
-        bootstrap = self.policy.critic()(rollout.bootstrap_observations)
+        bootstrap = self.policy.critic()(rollout.bootstrap_observations, rollout.bootstrap_state)
         old_values = values.cpu().numpy().reshape(rollout.rewards.shape)
         next_values = rollout.next_values(old_values, bootstrap)
         advantages = gae(
@@ -55,7 +77,12 @@ class PPO(OnPolicyAgent):
         losses: list[torch.Tensor] = []
         log_ratios: list[torch.Tensor] = []
         grad_norms: list[float] = []
-        for batch in self.minibatches(data, np.flatnonzero(rollout.valid)):
+        batches = (
+            self.minibatches(data, np.flatnonzero(rollout.valid))
+            if table is None
+            else self.sequence_minibatches(data, table, rollout.valid.ravel())
+        )
+        for batch in batches:
             loss, terms, log_ratio = self.loss(batch, clip_range)
             if config.target_kl is not None and approx_kl(log_ratio) > 1.5 * config.target_kl:
                 break
@@ -76,13 +103,19 @@ class PPO(OnPolicyAgent):
         """Pass over the given rows `num_epochs` times, in random order; the last minibatch of a pass may be smaller."""
         size, epochs = self.config.batch_size, self.config.num_epochs
         if size >= len(rows):  # One minibatch of everything: its order changes nothing.
-            index = torch.from_numpy(rows).to(self.device)
-            yield from repeat(Minibatch(*(tensor.index_select(0, index) for tensor in data)), epochs)
+            yield from repeat(data.select(rows), epochs)
             return
         for _ in range(epochs):
-            order = torch.from_numpy(self.rng.permutation(rows)).to(self.device)
-            # One gather an epoch, then views.
-            yield from map(Minibatch, *(tensor.index_select(0, order).split(size) for tensor in data))
+            shuffled = data.select(self.rng.permutation(rows))  # One gather an epoch, then views.
+            for start in range(0, len(rows), size):
+                yield shuffled.part(start, start + size)
+
+    def sequence_minibatches(self, data: Minibatch, table: SequenceTable, valid: np.ndarray) -> Iterator[Minibatch]:
+        """The same in whole sequences, for a policy with memory: minibatches of about `batch_size` timesteps."""
+        for _ in range(self.config.num_epochs):
+            for which in table.batches(self.config.batch_size, valid, self.rng):
+                rows, sequences = table.take(which, valid, self.device)
+                yield data.select(rows)._replace(sequences=sequences)
 
     def loss(self, batch: Minibatch, clip_range: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The clipped objective of one minibatch; for the log, its policy and value loss, and log ratios `(B,)`."""
@@ -90,7 +123,7 @@ class PPO(OnPolicyAgent):
         if config.normalize_advantages:
             std, mean = torch.std_mean(advantages, correction=0)
             advantages = (advantages - mean) / (std + 1e-8)
-        distribution, values = self.policy(batch.observations)
+        distribution, values = self.policy(batch.observations, batch.sequences)
         log_ratio = distribution.log_prob(batch.actions) - batch.old_log_prob
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
@@ -101,6 +134,7 @@ class PPO(OnPolicyAgent):
         loss = policy_loss + config.vf_coef * value_loss
         if config.ent_coef > 0:
             loss = loss - config.ent_coef * distribution.entropy().mean()
+        loss = loss + self.extra_loss(batch.observations, distribution)
         return loss, torch.stack((policy_loss, value_loss)).detach(), log_ratio.detach()
 
 

@@ -28,7 +28,8 @@ class REINFORCE(OnPolicyAgent):
 
     def update(self, rollout: Rollout) -> UpdateMetrics:
         config, valid = self.config, rollout.valid
-        distribution, values = self.policy(torch.from_numpy(rollout.observations[:-1][valid]).to(self.device))
+        _, observations, sequences = self.inputs(rollout, valid)
+        distribution, values = self.policy(observations, sequences)
         actions = torch.from_numpy(rollout.actions[valid]).to(self.device)
 
         if config.credit == "immediate":
@@ -54,5 +55,5 @@ class REINFORCE(OnPolicyAgent):
             loss = loss + config.vf_coef * value_loss
             metrics["value_loss"] = value_loss.detach()
             metrics |= explained_variance(credit[valid], values.detach().cpu().numpy())
-        metrics["grad_norm"] = self.optimizer.step(loss)
+        metrics["grad_norm"] = self.optimizer.step(loss + self.extra_loss(observations, distribution))
         return metrics

@@ -25,29 +25,25 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from rltool.agents.agent import Agent
 from rltool.agents.config import PolicyConfig
 from rltool.agents.policy import Policy
+from rltool.agents.sb3_networks import GreedyHead, GreedyValue, NatureCNN, NoValue
 from rltool.agents.vecnormalize import find_statistics, read_vecnormalize
 from rltool.errors import UserError
 from rltool.networks import (
-    CNN,
     MLP,
-    ActionHead,
     Backbone,
-    CategoricalHead,
-    DiagonalGaussian,
+    Flatten,
     GaussianHead,
     GSDEHead,
+    SquashedHead,
     ValueHead,
     build_action_head,
     is_image,
 )
-from rltool.networks.backbone import NumpyFunction
-from rltool.networks.cnn import ImageBackbone
-from rltool.networks.mlp import ACTIVATIONS, build_hidden_layers
+from rltool.networks.mlp import ACTIVATIONS
 from rltool.training.device import find_device
 
 Tensors = Mapping[str, torch.Tensor]
@@ -76,7 +72,7 @@ class SB3Agent(Agent):
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: Any,
         state: Any = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
@@ -197,18 +193,36 @@ def read_space(text: Mapping[str, Any]) -> gym.Space:
     """A space from the text that stands beside its pickle.
 
     Raises:
-        UserError: It is neither a Box nor Discrete.
+        UserError: It is a Dict space, or of another kind that no array holds.
     """
     kind = text[":type:"].rpartition(".")[2].removesuffix("'>")
     if kind == "Discrete":
         return gym.spaces.Discrete(int(text["n"]), start=int(text.get("start", 0)))
+    if kind == "MultiBinary":
+        return gym.spaces.MultiBinary(text["n"])
+    if kind == "MultiDiscrete":
+        start = read_counts(text["start"]) if "start" in text else None
+        return gym.spaces.MultiDiscrete(read_counts(text["nvec"]), text["dtype"], start=start)
     if kind != "Box":
-        raise UserError(f"it has a {kind} space, and only Box and Discrete spaces are supported")
+        raise UserError(
+            f"it has a {kind} space, and only Box, Discrete, MultiDiscrete and MultiBinary spaces are supported"
+        )
     shape = tuple(text["_shape"] if "_shape" in text else text["shape"])
     dtype = np.dtype(text["dtype"])
     limits = (-np.inf, np.inf) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     low, high = (read_bound(text[name], shape, limit) for name, limit in zip(("low", "high"), limits, strict=True))
     return gym.spaces.Box(low.astype(dtype), high.astype(dtype), shape, dtype.type)
+
+
+def read_counts(text: str) -> np.ndarray:
+    """A list of whole numbers from the way NumPy prints it.
+
+    Raises:
+        UserError: NumPy left out the middle.
+    """
+    if "..." in text:
+        raise UserError("it has a MultiDiscrete space of so many choices that the file does not say how large each is")
+    return np.array([int(word) for word in re.findall(r"-?\d+", text)])
 
 
 def read_bound(text: str, shape: tuple[int, ...], unknown: float) -> np.ndarray:
@@ -221,127 +235,6 @@ def read_bound(text: str, shape: tuple[int, ...], unknown: float) -> np.ndarray:
     if "..." not in text:
         return np.array(numbers).reshape(shape)
     return np.full(shape, numbers[0] if len(set(numbers)) == 1 else unknown)
-
-
-# Networks that SB3 has and the toolkit has not
-
-
-class NatureCNN(ImageBackbone):
-    """SB3's `NatureCNN` with any number of features, and the hidden layers that `net_arch` puts behind it."""
-
-    build_convolutions = CNN.build_convolutions
-
-    def __init__(self, config: PolicyConfig, space: gym.Space, features: int, scaled: bool) -> None:
-        super().__init__(config, space, features)
-        self.layers, self.out_features = build_hidden_layers(config, features, config.hidden_sizes)
-        if not scaled:
-            self.scale = 1.0
-
-    def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        return self.layers(super().forward(observations))
-
-
-class GreedyHead(CategoricalHead):
-    """Takes the action of the highest value, always; the logits are the action values Q."""
-
-    def sampler(self, rng: np.random.Generator) -> NumpyFunction:
-        return self.as_numpy()
-
-
-class GreedyValue(ValueHead):
-    """The value of acting greedily: the highest of n action values."""
-
-    def __init__(self, in_features: int, n: int) -> None:
-        nn.Module.__init__(self)
-        self.linear = nn.Linear(in_features, n)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.linear(features).amax(-1)
-
-
-class NoValue(ValueHead):
-    """NaN: critics of SAC, TD3 and DDPG rate an observation and an action together, and are not read."""
-
-    def __init__(self) -> None:
-        nn.Module.__init__(self)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features.new_full((len(features),), torch.nan)
-
-
-class SquashedGaussian(DiagonalGaussian):
-    """A Gaussian sent through tanh and stretched over a Box.
-
-    Args:
-        mean: Mean before tanh, `(B, n)`.
-        log_std: Logarithm of the standard deviation before tanh, `(B, n)` or `(n,)`.
-        low: Lower bounds of the Box, `(n,)`.
-        high: Upper bounds, `(n,)`.
-    """
-
-    def __init__(self, mean: torch.Tensor, log_std: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> None:
-        super().__init__(mean, log_std)
-        self.low = low
-        self.half = (high - low) / 2
-
-    def mode(self) -> torch.Tensor:
-        """The Gaussian's mode, squashed, `(B, n)`."""
-        return self.low + (torch.tanh(self.mean) + 1) * self.half
-
-    def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
-        """Log-density of actions `(B, n)` in the Box; `(B,)`."""
-        raw = torch.atanh(((actions - self.low) / self.half - 1).clamp(-1 + 1e-6, 1 - 1e-6))
-        return super().log_prob(raw) - self._log_slope(raw)
-
-    def entropy(self) -> torch.Tensor:
-        """Differential entropy in nats, `(B,)`: there is no closed form, so to first order in the deviation."""
-        return super().entropy() + self._log_slope(self.mean)
-
-    def _log_slope(self, raw: torch.Tensor) -> torch.Tensor:
-        # log(1 - tanh(x)^2), in a form that does not underflow
-        return (torch.log(self.half) + 2 * (math.log(2) - raw - F.softplus(-2 * raw))).sum(-1)
-
-
-class SquashedHead(ActionHead):
-    """Another Gaussian head's actions, sent through tanh and stretched over the Box (SAC, TD3, DDPG).
-
-    Args:
-        inner: The head before tanh.
-        space: Where the actions lie.
-        clip_mean: The mean before tanh stays within [-clip_mean, clip_mean].
-    """
-
-    low: torch.Tensor
-    high: torch.Tensor
-
-    def __init__(self, inner: ActionHead, space: gym.spaces.Box, clip_mean: float = math.inf) -> None:
-        super().__init__()
-        self.inner = inner
-        self.clip_mean = clip_mean
-        self.register_buffer("low", torch.from_numpy(space.low).float().flatten(), persistent=False)
-        self.register_buffer("high", torch.from_numpy(space.high).float().flatten(), persistent=False)
-
-    def forward(self, features: torch.Tensor) -> SquashedGaussian:
-        gaussian = self.inner(features)
-        mean = gaussian.mean.clamp(-self.clip_mean, self.clip_mean)
-        return SquashedGaussian(mean, gaussian.log_std, self.low, self.high)
-
-    def as_numpy(self) -> NumpyFunction:
-        mean, squash = self.inner.as_numpy(), self._squash()
-        return lambda features: squash(np.clip(mean(features), -self.clip_mean, self.clip_mean))
-
-    def sampler(self, rng: np.random.Generator) -> NumpyFunction:
-        mean, sample, squash = self.inner.as_numpy(), self.inner.sampler(rng), self._squash()
-
-        def squashed_sample(features: np.ndarray) -> np.ndarray:
-            mu = mean(features)
-            return squash(np.clip(mu, -self.clip_mean, self.clip_mean) + (sample(features) - mu))
-
-        return squashed_sample
-
-    def _squash(self) -> NumpyFunction:
-        low, high = self.low.cpu().numpy(), self.high.cpu().numpy()
-        return lambda raw: low + (np.tanh(raw) + 1) * ((high - low) / 2)
 
 
 # Policies: one reader per family of weights
@@ -421,7 +314,7 @@ def make_backbone(saved: Saved, config: PolicyConfig, weights: Tensors) -> Backb
     if config.backbone == "cnn":
         return load(NatureCNN(config, space, len(weights["linear.0.weight"]), scaled), weights)
     mlp = MLP(config, space)
-    mlp.bytes = is_image(space) and scaled  # SB3 divides images by 255, other bytes not.
+    mlp.flatten = Flatten(space, scale_bytes=is_image(space) and scaled)  # SB3 leaves bytes that are no image.
     return load(mlp, weights)
 
 
@@ -461,18 +354,19 @@ def read_actor_critic(saved: Saved) -> tuple[Policy, PolicyConfig]:
         saved.notes.append("policy and value shared their first layers; here each has a copy of its own")
     log_std = saved.tensors.get("log_std")
     gsde = log_std is not None and log_std.ndim == 2
-    config = make_config(saved, weights, "tanh", shared=shared, action_std="gsde" if gsde else "independent")
+    squash = bool(saved.options.get("squash_output", False))
+    std = "gsde" if gsde else "independent"
+    config = make_config(saved, weights, "tanh", shared=shared, action_std=std, squash=squash)
     # `Policy` builds policy and value alike; here each part is as large as its weights.
     policy = Policy(saved.observation_space, saved.action_space, config)
     policy.backbone = make_backbone(saved, config, weights)
     policy.value_backbone = None if shared else make_backbone(saved, config, value_weights)
-    head = build_action_head(saved.action_space, policy.backbone.out_features, std=config.action_std)
+    features = policy.backbone.out_features
+    policy.action_head = build_action_head(saved.action_space, features, std=config.action_std, squash=squash)
     head_weights = linear(saved.part("action_net."))
     if log_std is not None:
         head_weights["log_std"] = spread(saved, log_std)
-    policy.action_head = load(head, head_weights)
-    if saved.options.get("squash_output", False):
-        policy.action_head = SquashedHead(head, require(saved.action_space, gym.spaces.Box))
+    load(policy.action_head.inner if isinstance(policy.action_head, SquashedHead) else policy.action_head, head_weights)
     critic = policy.value_backbone or policy.backbone
     policy.value_head = load(ValueHead(critic.out_features), linear(saved.part("value_net.")))
     return policy, config
@@ -499,12 +393,13 @@ def read_squashed_gaussian(saved: Saved) -> tuple[Policy, PolicyConfig]:
     check_names(saved, "actor.features_extractor.", "actor.latent_pi.", "actor.mu.", "actor.log_std", "critic")
     log_std = saved.tensors.get("actor.log_std")  # a tensor with gSDE, else a layer
     weights = join(saved.part("actor.features_extractor."), saved.part("actor.latent_pi."))
-    config = make_config(saved, weights, "relu", shared=True, action_std="dependent" if log_std is None else "gsde")
+    std = "dependent" if log_std is None else "gsde"
+    config = make_config(saved, weights, "relu", shared=True, action_std=std, squash=True)
     backbone = make_backbone(saved, config, weights)
     space, clip_mean = require(saved.action_space, gym.spaces.Box), math.inf
     n = math.prod(space.shape)
     mean = saved.part("actor.mu.")
-    inner: ActionHead
+    inner: GaussianHead | GSDEHead
     if log_std is None:
         spread_layer = linear(saved.part("actor.log_std."), "log_std_linear")
         inner = GaussianHead(backbone.out_features, n, dependent=True)
@@ -522,7 +417,7 @@ def read_deterministic(saved: Saved) -> tuple[Policy, PolicyConfig]:
     check_names(saved, "actor.features_extractor.", "actor.mu.", "actor_target.", "critic")
     hidden, last = split(saved.part("actor.mu."))
     weights = join(saved.part("actor.features_extractor."), hidden)
-    config = make_config(saved, weights, "relu", shared=True)
+    config = make_config(saved, weights, "relu", shared=True, squash=True)
     backbone = make_backbone(saved, config, weights)
     space = require(saved.action_space, gym.spaces.Box)
     n = math.prod(space.shape)

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from rltool.agents.rollout import Rollout
 from rltool.training.loggers import Row
+from rltool.trees import Tree, tree_leaves
 
 Severity = Literal["serious", "warning", "note"]
 SEVERITIES: list[Severity] = ["serious", "warning", "note"]
@@ -47,8 +49,7 @@ class Played:
     """Whole episodes that an agent has just played; B timesteps in all.
 
     Attributes:
-        observations: `(B, ...)`.
-        actions: `(B, ...)`, as the policy gave them.
+        observations: `(B, ...)`, a tree.
         values: What the critic expects, `(B,)`.
         returns: Discounted returns, with the critic's value where an episode was truncated, `(B,)`.
         advantages: As the method estimates them, `(B,)`.
@@ -56,10 +57,11 @@ class Played:
         lengths: Timesteps of each episode.
         terminated: How many ended for good.
         values_at_truncation: What the critic expects after the last step of those that were cut.
+        rollout: Where all this comes from.
+        valid: `(T, N)`; the B timesteps of the rollout that belong to the episodes.
     """
 
-    observations: np.ndarray
-    actions: np.ndarray
+    observations: Tree
     values: np.ndarray
     returns: np.ndarray
     advantages: np.ndarray
@@ -67,6 +69,14 @@ class Played:
     lengths: list[int]
     terminated: int
     values_at_truncation: np.ndarray
+    rollout: Rollout | None = None
+    valid: np.ndarray | None = None
+
+    @property
+    def features(self) -> np.ndarray:
+        """All numbers with a scale, `(B, F)`: bytes are scaled by the networks, indices and masks have none."""
+        leaves = [leaf.reshape(len(leaf), -1) for leaf in tree_leaves(self.observations) if leaf.dtype.kind == "f"]
+        return np.concatenate(leaves, axis=1, dtype=np.float64) if leaves else np.empty((len(self.values), 0))
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,7 @@ class Case:
         config: Options of the method.
         played: Episodes played now; rules that need them say nothing without.
         policy: The agent's networks; likewise.
+        inputs: Some of what was played, as the policy takes it.
         action_space: Space of one action.
         threshold: The return from which the environment counts as solved, if it has one.
     """
@@ -86,6 +97,7 @@ class Case:
     config: Mapping[str, Any] = field(default_factory=dict)
     played: Played | None = None
     policy: nn.Module | None = None
+    inputs: tuple[Any, ...] = ()
     action_space: gym.Space | None = None
     threshold: float | None = None
 
@@ -140,7 +152,7 @@ def rises(returns: np.ndarray) -> bool:
 
 def switches(case: Case, **wanted: bool) -> str:
     """Flags that turn options on or off, those left out that are so already."""
-    if case.played is not None and case.played.observations.dtype.kind != "f":
+    if case.played is not None and not case.played.features.size:
         wanted.pop("normalize_observations", None)  # Images and indices cannot be.
     names = [name for name, on in wanted.items() if case.config.get(name, not on) is not on]
     return "".join(f", --{'' if wanted[name] else 'no-'}{name.replace('_', '-')}" for name in names)
@@ -396,10 +408,9 @@ def observations_unscaled(case: Case) -> Finding | None:
     """Some features are far from mean 0 and deviation 1."""
     if case.played is None or case.config.get("normalize_observations"):
         return None
-    observations = case.played.observations
-    if observations.dtype.kind != "f":  # Bytes are scaled by the network, indices have no scale.
+    features = case.played.features
+    if not features.size:
         return None
-    features = observations.reshape(len(observations), -1).astype(np.float64)
     mean, deviation = features.mean(0), features.std(0)
     size = np.maximum(np.abs(mean), deviation)
     small = (deviation > 0) & (size < 1e-3)
@@ -422,7 +433,7 @@ def units_unused(case: Case) -> Finding | None:
     """ReLU units that are never active, or tanh units that always are at their ends."""
     if case.played is None or case.policy is None:
         return None
-    shares = unused_units(case.policy, case.played.observations)
+    shares = unused_units(case.policy, *case.inputs)
     if not case.has_critic or _returns_hardly_vary(case):  # A critic that has one thing to say needs no units for it.
         shares = [each for each in shares if not each[0].startswith("value_backbone")]
     name, kind, share = max(shares, key=lambda each: each[2], default=("", "", 0.0))
@@ -434,46 +445,46 @@ def units_unused(case: Case) -> Finding | None:
         "serious" if share > 0.9 else "warning",
         "most units of a layer are dead: they are zero for every observation" if dead
         else "most units of a layer are saturated: hardly any gradient passes them",
-        f"{share:.0%} of {name} over {len(case.played.observations):,} observations",
+        f"{share:.0%} of {name} over {len(case.played.values):,} observations",
         f"a lower --learning-rate, --activation {'tanh or leaky_relu' if dead else 'relu'}"
         + switches(case, layer_norm=True, normalize_observations=True),
     )  # fmt: skip
 
 
-def unused_units(policy: nn.Module, observations: np.ndarray) -> list[tuple[str, str, float]]:
+def unused_units(policy: nn.Module, *inputs: Any) -> list[tuple[str, str, float]]:
     """For each ReLU and tanh layer its name, its kind, and the share of its units that do nothing.
 
     A ReLU unit (a channel, of images) does nothing if it is zero for all observations, a tanh unit if it is beyond
     0.99 for at least 95% of them.
     """
-    found: list[tuple[str, str, float]] = []
-    hooks = []
+    outputs: dict[str, list[torch.Tensor]] = {}
 
-    def watch(name: str, module: nn.Module) -> None:
-        def look(_: nn.Module, __: Any, output: torch.Tensor) -> None:
-            units = output.movedim(1, -1).reshape(-1, output.shape[1])
-            if isinstance(module, nn.ReLU):
-                found.append((name, "relu", float((units <= 0).all(0).float().mean())))
-            else:
-                ends = (units.abs() > 0.99).float().mean(0)
-                found.append((name, "tanh", float((ends >= 0.95).float().mean())))
+    def watch(name: str) -> Callable[..., None]:
+        def look(module: nn.Module, _: Any, output: torch.Tensor) -> None:
+            units = output.movedim(1, -1) if output.ndim == 4 else output
+            outputs.setdefault(name, []).append(units.reshape(-1, units.shape[-1]))
 
-        hooks.append(module.register_forward_hook(look))
+        return look
 
-    for name, module in policy.named_modules():
-        if isinstance(module, nn.ReLU | nn.Tanh):
-            watch(name, module)
+    layers = {name: module for name, module in policy.named_modules() if isinstance(module, nn.ReLU | nn.Tanh)}
+    hooks = [module.register_forward_hook(watch(name)) for name, module in layers.items()]
     training = policy.training
     policy.eval()
     try:
-        chosen = np.linspace(0, len(observations) - 1, min(len(observations), 2_048)).astype(int)
-        device = next(policy.parameters()).device
         with torch.no_grad():
-            policy(torch.from_numpy(observations[chosen]).to(device))
+            policy(*inputs)
     finally:
         policy.train(training)
         for hook in hooks:
             hook.remove()
+    found = []
+    for name, parts in outputs.items():
+        units = torch.cat(parts)
+        if isinstance(layers[name], nn.ReLU):
+            found.append((name, "relu", float((units <= 0).all(0).float().mean())))
+        else:
+            at_ends = (units.abs() > 0.99).float().mean(0)
+            found.append((name, "tanh", float((at_ends >= 0.95).float().mean())))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Environments: making them, single or in parallel, batched classic control, and their complete state."""
+"""Environments: making them, single or in parallel, batched forms, wrappers, and their complete state."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rltool.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from rltool.envs.cartpole import CartPoleNoVelocityVectorEnv as CartPoleNoVelocityVectorEnv
     from rltool.envs.classic_control import (
         AcrobotVectorEnv as AcrobotVectorEnv,
     )
@@ -21,15 +22,23 @@ if TYPE_CHECKING:
     )
     from rltool.envs.conformance import ConformanceError as ConformanceError
     from rltool.envs.conformance import check_vector_env as check_vector_env
+    from rltool.envs.functions import load_function as load_function
+    from rltool.envs.key_door import KeyDoorVectorEnv as KeyDoorVectorEnv
     from rltool.envs.make import environment_ids as environment_ids
     from rltool.envs.make import make_env as make_env
     from rltool.envs.make import make_vector_env as make_vector_env
+    from rltool.envs.make import offers_action_mask as offers_action_mask
+    from rltool.envs.replay import Replay as Replay
     from rltool.envs.state import get_env_state as get_env_state
     from rltool.envs.state import set_env_state as set_env_state
+    from rltool.envs.wrappers import ActionMaskObservation as ActionMaskObservation
+    from rltool.envs.wrappers import FunctionShaping as FunctionShaping
+    from rltool.envs.wrappers import PotentialShaping as PotentialShaping
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "cartpole": ["CartPoleNoVelocityVectorEnv"],
         "classic_control": [
             "AcrobotVectorEnv",
             "MountainCarContinuousVectorEnv",
@@ -37,7 +46,11 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "PendulumVectorEnv",
         ],
         "conformance": ["ConformanceError", "check_vector_env"],
-        "make": ["environment_ids", "make_env", "make_vector_env"],
+        "functions": ["load_function"],
+        "key_door": ["KeyDoorVectorEnv"],
+        "make": ["environment_ids", "make_env", "make_vector_env", "offers_action_mask"],
+        "replay": ["Replay"],
         "state": ["get_env_state", "set_env_state"],
+        "wrappers": ["ActionMaskObservation", "FunctionShaping", "PotentialShaping"],
     },
 )

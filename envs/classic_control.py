@@ -2,301 +2,24 @@
 
 `gymnasium.make_vec` steps Acrobot, MountainCar (both) and Pendulum one environment at a time. Here every
 operation works on all environments at once, with the dynamics, spaces, rewards and time limits of Gymnasium's own
-environments. A task is its constants, `_sample`, `_transition` and `_observe`; `ClassicControlVectorEnv` is the rest.
-
-Like Gymnasium's `CartPoleVectorEnv`, an environment keeps `state` as `(state, num_envs)`, `steps` and `prev_done`.
+environments.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.envs.classic_control import AcrobotEnv, Continuous_MountainCarEnv, MountainCarEnv, PendulumEnv
 from gymnasium.envs.classic_control.utils import maybe_parse_reset_bounds, verify_number_and_cast
-from gymnasium.error import ResetNeeded
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
-Bools = NDArray[np.bool_]
+from rltool.envs.batched import Bools, ContinuousActionsVectorEnv, DiscreteActionsVectorEnv, Floats
 
 
-class ClassicControlVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]], ABC):
-    """What the batched tasks share: spaces, seeding, the time limit, autoreset, rendering and the saved state.
-
-    One generator serves all environments; it is drawn from only when environments are reset, in the order of their
-    index. Returned arrays belong to the caller: a later step never changes them.
-
-    Attributes:
-        state: `(state, num_envs)` array in the units of the single environment, None before the first reset.
-        steps: `(num_envs,)` timesteps since the last reset of each environment.
-        prev_done: `(num_envs,)` whether the last step ended the episode, without a reset since.
-        max_episode_steps: timesteps after which an episode is truncated.
-    """
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012 - as Gymnasium declares it
-    single_env: ClassVar[type[gym.Env[Any, Any]]]  # it gives the spaces and draws the frames
-
-    def __init__(
-        self,
-        num_envs: int,
-        max_episode_steps: int | None,
-        render_mode: str | None,
-        autoreset_mode: AutoresetMode,
-        **kwargs: Any,
-    ) -> None:
-        """Set up `num_envs` environments; call `reset` before `step`.
-
-        Args:
-            num_envs: number of environments, at least 1.
-            max_episode_steps: timesteps until truncation; None for no limit.
-            render_mode: None, or "rgb_array" for one `(height, width, 3)` uint8 frame per environment.
-            autoreset_mode: what follows the end of an episode, as in Gymnasium: "NextStep" resets in the next step
-                (which ignores the action, and gives reward 0), "SameStep" at once (the last observation is in
-                `infos["final_obs"]`), "Disabled" leaves it to `reset(options={"reset_mask": ...})`.
-            **kwargs: passed on to the single environment.
-
-        Raises:
-            ValueError: if `num_envs`, `render_mode` or `autoreset_mode` is not one of the above.
-        """
-        if num_envs < 1:
-            raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"{type(self).__name__} renders as 'rgb_array' only, not as {render_mode!r}")
-        self.num_envs = num_envs
-        self.max_episode_steps = max_episode_steps
-        self._step_limit = np.iinfo(np.int32).max if max_episode_steps is None else max_episode_steps
-        self.render_mode = render_mode
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.single: Any = self.single_env(render_mode=render_mode, **kwargs)  # type: ignore[call-arg]
-        self.metadata = {
-            **type(self).metadata,
-            "render_fps": self.single.metadata["render_fps"],
-            "autoreset_mode": self.autoreset_mode,
-        }
-        self.single_observation_space = self.single.observation_space
-        self.single_action_space = self.single.action_space
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-
-        self.state: Floats | None = None
-        self.steps = np.zeros(num_envs, np.int32)
-        self.prev_done = np.zeros(num_envs, np.bool_)
-        self._actions: NDArray[Any] | None = None
-
-    # What a task defines.
-
-    @abstractmethod
-    def _sample(self, count: int, options: dict[str, Any]) -> Floats:
-        """Draw `count` initial states.
-
-        Args:
-            count: number of states.
-            options: bounds of the draw, as the single environment's `reset` takes them.
-
-        Returns:
-            `(state, count)` array.
-        """
-
-    @abstractmethod
-    def _transition(self, actions: NDArray[Any]) -> tuple[Floats, Bools]:
-        """Replace `state` by a new array, one timestep later.
-
-        Args:
-            actions: `(num_envs, ...)` valid actions.
-
-        Returns:
-            rewards, `(num_envs,)` float64, and terminated, `(num_envs,)` bool, both new arrays.
-        """
-
-    def _observe(self) -> NDArray[np.float32]:
-        """The observations of `state`, a new `(num_envs, observation)` float32 array."""
-        return self._state.T.astype(np.float32, order="C")
-
-    @abstractmethod
-    def _check_actions(self, actions: Any) -> NDArray[Any]:
-        """`actions` as an array, or a ValueError that says what is wrong with them."""
-
-    # What they share.
-
-    @property
-    def _state(self) -> Floats:
-        if self.state is None:
-            raise ResetNeeded(f"{type(self).__name__} has no state yet: call reset() first")
-        return self.state
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start new episodes.
-
-        Args:
-            seed: seeds the generator of all environments; None goes on with the present one.
-            options: the single environment's bounds of the initial state, for this reset only, and "reset_mask", a
-                `(num_envs,)` bool array of the environments to reset (all of them without it).
-
-        Returns:
-            observations, `(num_envs, observation)` float32, those of environments not reset unchanged; and no infos.
-
-        Raises:
-            ValueError: for bounds that are no numbers or a mask of another shape or type, or without a True.
-            ResetNeeded: for a mask before the first reset.
-        """
-        super().reset(seed=seed)
-        options = dict(options or {})
-        mask = options.pop("reset_mask", None)
-        if mask is None:
-            self.state = self._sample(self.num_envs, options)
-            self.steps = np.zeros(self.num_envs, np.int32)
-            self.prev_done = np.zeros(self.num_envs, np.bool_)
-        else:
-            mask = np.asarray(mask)
-            if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
-                raise ValueError(
-                    f"options['reset_mask'] must be a bool array of shape ({self.num_envs},) with at least one True,"
-                    f" not {mask!r}"
-                )
-            self._reset_where(mask, options)
-            self.prev_done = self.prev_done & ~mask
-        return self._observe(), {}
-
-    def _reset_where(self, mask: Bools, options: dict[str, Any]) -> None:
-        self._state[:, mask] = self._sample(int(np.count_nonzero(mask)), options)
-        self.steps[mask] = 0
-
-    def step(self, actions: Any) -> tuple[NDArray[np.float32], Floats, Bools, Bools, dict[str, Any]]:
-        """Advance every environment by one timestep.
-
-        Args:
-            actions: `(num_envs,)` integers of a discrete task, `(num_envs, 1)` floats of a continuous one (values
-                outside the action space are clipped there, as in the single environment).
-
-        Returns:
-            observations `(num_envs, observation)` float32, rewards `(num_envs,)` float64, terminated and truncated
-            `(num_envs,)` bool, infos.
-
-        Raises:
-            ValueError: for actions of a wrong shape, type or value.
-            ResetNeeded: before the first reset; with autoreset disabled, when an episode has ended.
-        """
-        actions = self._check_actions(actions)
-        ended = self.prev_done if np.count_nonzero(self.prev_done) else None
-        if ended is not None and self.autoreset_mode is AutoresetMode.DISABLED:
-            raise ResetNeeded(
-                f"the episodes of environments {np.flatnonzero(ended).tolist()} have ended and autoreset is disabled:"
-                " call reset(options={'reset_mask': terminated | truncated}) before step()"
-            )
-
-        rewards, terminated = self._transition(actions)
-        self.steps += 1
-        truncated = self.steps >= self._step_limit
-        self._actions = actions
-        infos: dict[str, Any] = {}
-
-        if ended is not None:  # NEXT_STEP: these environments spend this step on their reset
-            self._reset_where(ended, {})
-            rewards[ended] = 0.0
-            terminated[ended] = False
-            truncated[ended] = False
-        self.prev_done = terminated | truncated
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and np.count_nonzero(self.prev_done):
-            infos = self._final_infos(self.prev_done)
-            self._reset_where(self.prev_done, {})
-            self.prev_done = np.zeros(self.num_envs, np.bool_)
-        return self._observe(), rewards, terminated, truncated, infos
-
-    def _final_infos(self, done: Bools) -> dict[str, Any]:
-        """The last observations of the episodes that ended, in the format of Gymnasium's `SyncVectorEnv`."""
-        observations = self._observe()
-        final_obs = np.full(self.num_envs, None, dtype=object)
-        for index in np.flatnonzero(done):  # NumPy cannot assign rows to an object array in one go
-            final_obs[index] = observations[index]
-        return {
-            "final_obs": final_obs,
-            "_final_obs": done.copy(),
-            "final_info": {},
-            "_final_info": done.copy(),
-        }
-
-    def render(self) -> tuple[Any, ...] | None:
-        """Draw every environment with the single environment's renderer.
-
-        Returns:
-            `num_envs` frames, each `(height, width, 3)` uint8; None, with a warning, without a `render_mode`.
-        """
-        if self.render_mode is None:
-            gym.logger.warn(f"{type(self).__name__}.render() needs render_mode='rgb_array' at construction")
-            return None
-        return tuple(self._render_one(index) for index in range(self.num_envs))
-
-    def _render_one(self, index: int) -> Any:
-        self.single.state = self._state[:, index]
-        return self.single.render()
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """Release the renderer."""
-        self.single.close()
-
-    def get_state(self) -> dict[str, Any]:
-        """Everything that decides what happens next: arrays, and the generator's state as a JSON-able dict."""
-        return {
-            "state": None if self.state is None else self.state.copy(),
-            "steps": self.steps.copy(),
-            "prev_done": self.prev_done.copy(),
-            "np_random": self.np_random.bit_generator.state,
-        }
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go on, bit for bit, from where `get_state` was called on an environment of this class and size.
-
-        Args:
-            state: what `get_state` returned; it is copied.
-
-        Raises:
-            ValueError: if it comes from another number of environments.
-        """
-        if np.shape(state["steps"]) != (self.num_envs,):
-            raise ValueError(
-                f"the state is of {np.size(state['steps'])} environments, but there are {self.num_envs} here"
-            )
-        self.state = None if state["state"] is None else np.array(state["state"])
-        self.steps = np.array(state["steps"], np.int32)
-        self.prev_done = np.array(state["prev_done"], np.bool_)
-        self.np_random.bit_generator.state = state["np_random"]
-
-
-class _DiscreteActions(ClassicControlVectorEnv):
-    def _check_actions(self, actions: Any) -> NDArray[np.integer[Any]]:
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
-            raise ValueError(
-                f"actions must be integers of shape ({self.num_envs},), not {actions.dtype} of shape {actions.shape}"
-            )
-        count = self.single_action_space.n  # type: ignore[attr-defined]
-        # argmin and argmax are several times faster than min and max on arrays of this size.
-        if actions[actions.argmin()] < 0 or actions[actions.argmax()] >= count:
-            raise ValueError(f"actions must lie in 0..{count - 1}, not in {actions.min()}..{actions.max()}")
-        return actions
-
-
-class _ContinuousActions(ClassicControlVectorEnv):
-    def _check_actions(self, actions: Any) -> Floats:
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs, 1) or actions.dtype.kind not in "fiu":
-            raise ValueError(
-                f"actions must be floats of shape ({self.num_envs}, 1), not {actions.dtype} of shape {actions.shape}"
-            )
-        if math.isnan(actions[actions.argmax(), 0]):  # a NaN counts as the maximum
-            raise ValueError("actions must be numbers, but some are NaN")
-        return actions
-
-
-class AcrobotVectorEnv(_DiscreteActions):
+class AcrobotVectorEnv(DiscreteActionsVectorEnv):
     """Swing a two-link pendulum above the bar by a torque at the joint between its links.
 
     State: theta1 (0 hangs down), theta2 (relative to the first link) [rad], and their velocities [rad/s], within
@@ -326,7 +49,7 @@ class AcrobotVectorEnv(_DiscreteActions):
         render_mode: str | None = None,
         autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,
     ) -> None:
-        """See `ClassicControlVectorEnv`."""
+        """See `BatchedVectorEnv`."""
         super().__init__(num_envs, max_episode_steps, render_mode, autoreset_mode)
         m1, m2, l1, inertia = self.link_mass_1, self.link_mass_2, self.link_length_1, self.link_inertia
         lc1, lc2, g = self.link_com_1, self.link_com_2, self.gravity
@@ -385,7 +108,7 @@ class AcrobotVectorEnv(_DiscreteActions):
         return np.array((cos1, sin1, cos2, sin2, velocity1, velocity2)).T.astype(np.float32, order="C")
 
 
-class MountainCarVectorEnv(_DiscreteActions):
+class MountainCarVectorEnv(DiscreteActionsVectorEnv):
     """Drive an underpowered car out of a valley by gaining momentum on both slopes.
 
     State and observation: position in [-1.2, 0.6] and velocity in +-0.07, per timestep; the left wall stops the car.
@@ -410,7 +133,7 @@ class MountainCarVectorEnv(_DiscreteActions):
         autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,
         goal_velocity: float = 0,
     ) -> None:
-        """See `ClassicControlVectorEnv`; `goal_velocity` is the least velocity at which the goal counts."""
+        """See `BatchedVectorEnv`; `goal_velocity` is the least velocity at which the goal counts."""
         super().__init__(num_envs, max_episode_steps, render_mode, autoreset_mode, goal_velocity=goal_velocity)
         self.goal_velocity = goal_velocity
 
@@ -429,7 +152,7 @@ class MountainCarVectorEnv(_DiscreteActions):
         return np.full(self.num_envs, -1.0), terminated
 
 
-class MountainCarContinuousVectorEnv(_ContinuousActions):
+class MountainCarContinuousVectorEnv(ContinuousActionsVectorEnv):
     """The mountain car with a force in [-1, 1], paid for by its square.
 
     State and observation: as `MountainCarVectorEnv`, in float32, as the single environment computes. Reward:
@@ -453,7 +176,7 @@ class MountainCarContinuousVectorEnv(_ContinuousActions):
         autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,
         goal_velocity: float = 0,
     ) -> None:
-        """See `ClassicControlVectorEnv`; `goal_velocity` is the least velocity at which the goal counts."""
+        """See `BatchedVectorEnv`; `goal_velocity` is the least velocity at which the goal counts."""
         super().__init__(num_envs, max_episode_steps, render_mode, autoreset_mode, goal_velocity=goal_velocity)
         self.goal_velocity = goal_velocity
 
@@ -474,7 +197,7 @@ class MountainCarContinuousVectorEnv(_ContinuousActions):
         return 100.0 * terminated - 0.1 * np.square(action, dtype=np.float64), terminated
 
 
-class PendulumVectorEnv(_ContinuousActions):
+class PendulumVectorEnv(ContinuousActionsVectorEnv):
     """Swing a pendulum up, by a torque too weak to lift it at once, and hold it there.
 
     State: angle [rad] (0 is upright, not wrapped) and velocity in +-8 rad/s. Observation: cos and sin of the angle, and
@@ -497,7 +220,7 @@ class PendulumVectorEnv(_ContinuousActions):
         autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,
         g: float = 10.0,
     ) -> None:
-        """See `ClassicControlVectorEnv`; `g` is the acceleration of gravity in m/s^2."""
+        """See `BatchedVectorEnv`; `g` is the acceleration of gravity in m/s^2."""
         super().__init__(num_envs, max_episode_steps, render_mode, autoreset_mode, g=g)
         self.g = g
 

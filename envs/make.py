@@ -28,9 +28,11 @@ from gymnasium.envs.registration import (
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from rltool.envs.functions import import_user_module
+from rltool.envs.layers import Preparation, Wrapper, Wrappers, make_layered, probe_action_mask
+from rltool.envs.registration import register_own_environments
+from rltool.envs.replay import Replay
 from rltool.errors import UserError
-
-Wrappers = Sequence[Callable[[gym.Env[Any, Any]], gym.Wrapper[Any, Any, Any, Any]]]
 
 VECTORIZATIONS = ("auto", "vector", "sync", "async")
 
@@ -45,8 +47,9 @@ BATCHED = {
     "gymnasium.envs.classic_control.pendulum:PendulumEnv": "rltool.envs.classic_control:PendulumVectorEnv",
 }
 
-# The batched jax forms in Gymnasium 1.4 undo the step of every environment while another one resets.
-INCORRECT_VECTOR_FORMS = ("gymnasium.envs.phys2d.",)
+# The batched jax forms in Gymnasium 1.4 undo the step of every environment while another one resets. That of Atari's
+# games is another environment than the single one: it scales and stacks the images and clips the rewards.
+INCORRECT_VECTOR_FORMS = ("gymnasium.envs.phys2d.", "ale_py.")
 
 # What to install for the environments whose entry point starts so.
 INSTALLS = {
@@ -76,13 +79,20 @@ def make_vector_env(
     autoreset_mode: AutoresetMode | str | None = None,
     render_mode: str | None = None,
     wrappers: Wrappers = (),
+    action_masks: bool = False,
+    frame_stack: int = 1,
+    atari_preprocessing: bool = False,
+    terminal_on_life_loss: bool = False,
+    clip_rewards: bool = False,
+    shaping: Wrapper | None = None,
     **kwargs: Any,
 ) -> VectorEnv[Any, Any, Any]:
     """Make `num_envs` copies of an environment that are stepped together, in the fastest way that is correct.
 
     That is a batched NumPy form where there is one (the environment's own, or rltool's for Acrobot, MountainCar and
     Pendulum), otherwise one process or several, whichever is expected to be faster after a few steps of a scratch
-    copy have been timed. One process and several give identical trajectories; no statistics wrapper is added.
+    copy have been timed. One process and several give identical trajectories; no statistics wrapper is added. Around
+    each single environment lies `Replay`, so that `get_env_state` has the state of any of these forms.
 
     Args:
         env_id: a registered id such as "CartPole-v1", or "module:Id" to import the module that registers it first.
@@ -93,7 +103,16 @@ def make_vector_env(
         autoreset_mode: an `AutoresetMode` or its value, "NextStep", "SameStep" or "Disabled"; None for the
             environment's default, which is "NextStep". The result has it in `metadata["autoreset_mode"]`.
         render_mode: as in `gymnasium.make`, usually "rgb_array" or "human".
-        wrappers: applied, in this order, to each single environment; there is no batched form then.
+        wrappers: applied, in this order, to each single environment; there is no batched form then, nor
+            with any of the next six.
+        action_masks: makes the mask of allowed actions a part of the observation, where the environment offers one
+            (see `ActionMaskObservation`).
+        frame_stack: how many of the last observations the policy sees at once (see `stack_frames`).
+        atari_preprocessing: prepares an Atari game in the usual way (see `preprocess_atari`).
+        terminal_on_life_loss: with Atari's preprocessing, the loss of a life ends the episode.
+        clip_rewards: with Atari's preprocessing, rewards are replaced by their signs.
+        shaping: a wrapper that changes the rewards, given the observations of the environment and its `wrappers`, such
+            as `functools.partial(PotentialShaping, potential=potential, gamma=0.99)`.
         **kwargs: options of the environment, and `max_episode_steps` (-1: no limit).
 
     Returns:
@@ -114,7 +133,17 @@ def make_vector_env(
 
     with _user_errors(spec, options):
         _check_options(spec, options)
-        batched = None if wrappers or vectorization in ("sync", "async") else _batched_form(spec, mode, options)
+        preparation = Preparation(
+            tuple(wrappers),
+            action_masks,
+            frame_stack,
+            atari_preprocessing,
+            terminal_on_life_loss,
+            clip_rewards,
+            shaping,
+        )
+        layers = preparation.layers(spec, options)
+        batched = None if layers or vectorization in ("sync", "async") else _batched_form(spec, mode, options)
         if batched is not None:
             if mode is not None and _takes(batched, ["autoreset_mode"]):
                 options["autoreset_mode"] = mode
@@ -127,13 +156,13 @@ def make_vector_env(
             )
         else:
             if vectorization == "auto":
-                vectorization = _sync_or_async(spec, num_envs, wrappers, options)
+                vectorization = _sync_or_async(spec, num_envs, layers, options)
             env = gym.make_vec(
                 spec,
                 num_envs,
                 vectorization_mode=vectorization,
                 vector_kwargs={"autoreset_mode": mode or AutoresetMode.NEXT_STEP},
-                wrappers=wrappers,
+                wrappers=[*layers, Replay],  # type: ignore[list-item]  # layers may be functions
                 **options,
             )
     if seed is not None:
@@ -142,12 +171,31 @@ def make_vector_env(
     return env
 
 
-def make_env(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gym.Env[Any, Any]:
+def make_env(
+    env_id: str,
+    render_mode: str | None = None,
+    *,
+    wrappers: Wrappers = (),
+    action_masks: bool = False,
+    frame_stack: int = 1,
+    atari_preprocessing: bool = False,
+    terminal_on_life_loss: bool = False,
+    clip_rewards: bool = False,
+    shaping: Wrapper | None = None,
+    **kwargs: Any,
+) -> gym.Env[Any, Any]:
     """Make a single environment, as `gymnasium.make` does.
 
     Args:
         env_id: a registered id such as "CartPole-v1", or "module:Id" to import the module that registers it first.
         render_mode: usually "rgb_array" or "human".
+        wrappers: applied in this order.
+        action_masks: as for `make_vector_env`, like the next five.
+        frame_stack: how many of the last observations are one.
+        atari_preprocessing: prepares an Atari game.
+        terminal_on_life_loss: a part of that.
+        clip_rewards: a part of that.
+        shaping: a wrapper that changes the rewards.
         **kwargs: options of the environment, and `max_episode_steps` (-1: no limit).
 
     Returns:
@@ -160,12 +208,39 @@ def make_env(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gym.
     options = _options(render_mode, kwargs)
     with _user_errors(spec, options):
         _check_options(spec, options)
-        return gym.make(spec, **options)
+        preparation = Preparation(
+            tuple(wrappers),
+            action_masks,
+            frame_stack,
+            atari_preprocessing,
+            terminal_on_life_loss,
+            clip_rewards,
+            shaping,
+        )
+        layers = preparation.layers(spec, options)
+        return make_layered(spec, layers, options)
+
+
+def offers_action_mask(env_id: str, **kwargs: Any) -> bool:
+    """Whether an environment says in its infos which of its discrete actions are allowed; a scratch copy is asked.
+
+    Args:
+        env_id: as for `make_env`.
+        **kwargs: options of the environment.
+
+    Raises:
+        UserError: as `make_env`.
+    """
+    spec = _find_spec(env_id)
+    options = _options(None, kwargs)
+    with _user_errors(spec, options):
+        _check_options(spec, options)
+        return probe_action_mask(spec, options)
 
 
 def environment_ids() -> list[str]:
-    """The ids of all registered environments, Atari's too where installed, without the mere redirections."""
-    _register_atari()
+    """The ids of all registered environments, ours and (where installed) Atari's too, without mere redirections."""
+    _register_others()
     return sorted(id for id, spec in gym.registry.items() if not _is_redirection(spec))
 
 
@@ -176,9 +251,9 @@ def _find_spec(env_id: str) -> EnvSpec:
     """The registered spec of `env_id`, its module imported first; without a version, that of the latest."""
     module, _, name = env_id.rpartition(":")
     if module:
-        _import_module(module, env_id)
+        import_user_module(module, env_id)
     elif name not in gym.registry:
-        _register_atari()
+        _register_others()
     try:
         namespace, short_name, version = parse_env_id(name)
     except gym.error.Error as error:
@@ -212,25 +287,11 @@ def _has_atari() -> bool:
     return importlib.util.find_spec("ale_py") is not None
 
 
-def _register_atari() -> None:
+def _register_others() -> None:
+    """Register what Gymnasium does not by itself: Atari's games and our own environments."""
+    register_own_environments()
     if _has_atari():
         importlib.import_module("ale_py")
-
-
-def _import_module(module: str, env_id: str) -> None:
-    folder = os.getcwd()
-    if folder not in sys.path and "" not in sys.path:
-        sys.path.append(folder)  # last, so that nothing in it hides an installed module
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and f"{module}.".startswith(f"{error.name}."):
-            raise UserError(
-                f"no module '{error.name}' to import for '{env_id}'; install it, or run in the folder that has it"
-            ) from error
-        raise UserError(f"importing '{module}' for '{env_id}' failed, {error}; install that first") from error
-    except Exception as error:
-        raise UserError(f"importing '{module}' for '{env_id}' failed, {type(error).__name__}: {error}") from error
 
 
 # Checking the arguments.
@@ -369,9 +430,7 @@ def _step_seconds(
     max_steps: int = 1000,
 ) -> float:
     """The median duration, in seconds, of random steps in a scratch copy of the environment."""
-    env: gym.Env[Any, Any] = gym.make(spec, **options)
-    for wrapper in wrappers:
-        env = wrapper(env)
+    env = make_layered(spec, wrappers, options)
     env.reset(seed=0)
     env.action_space.seed(0)
     env.step(env.action_space.sample())  # the first step pays for Gymnasium's checks

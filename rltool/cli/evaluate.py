@@ -62,7 +62,8 @@ def evaluate(
     else:
         opened = Run(run)
         agent, folder = opened.agent, opened.path
-        env_id, env_kwargs = env or opened.data, opened.options.env_kwargs if env is None else {}
+        env_id = env or opened.data
+        env_kwargs = evaluation.for_evaluation(opened.options.env_kwargs) if env is None else {}
     env_kwargs = env_kwargs | parse_assignments(env_arg or [])
     evaluation.check_spaces(agent, env_id, env_kwargs)
 

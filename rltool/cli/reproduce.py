@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from math import inf
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,12 @@ def reproduce(
     name: Annotated[
         str | None, typer.Option("--name", help="Name of the repetition.", show_default="<run>-again")
     ] = None,
+    shaping: Annotated[
+        str | None, typer.Option("--shaping", metavar="MODULE:FUNCTION", help="The run's shaping function, once more.")
+    ] = None,
+    potential: Annotated[
+        str | None, typer.Option("--potential", metavar="MODULE:FUNCTION", help="The run's potential, once more.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
@@ -35,7 +41,9 @@ def reproduce(
     from rltool.training.reproduce import reproduce as repeat
     from rltool.training.run import shown
 
-    result = repeat(run, run_dir=run_dir, name=name, progress=not quiet and not json_)
+    functions: dict[str, Any] = {"shaping": shaping, "potential": potential}
+    given = {name: function for name, function in functions.items() if function is not None}
+    result = repeat(run, run_dir=run_dir, name=name, progress=not quiet and not json_, **given)
     picture = draw_reproduction(result.original, result.repeated)
     if json_:
         print(json.dumps({**result.as_dict(), "plot": str(picture)}))

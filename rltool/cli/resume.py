@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,12 @@ def resume(
     total_timesteps: Annotated[
         int | None, typer.Option("--total-timesteps", "-n", help="Go on up to here.", show_default="the run's", min=1)
     ] = None,
+    shaping: Annotated[
+        str | None, typer.Option("--shaping", metavar="MODULE:FUNCTION", help="The run's shaping function, once more.")
+    ] = None,
+    potential: Annotated[
+        str | None, typer.Option("--potential", metavar="MODULE:FUNCTION", help="The run's potential, once more.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Go on with a run from its last checkpoint."""
@@ -32,7 +38,9 @@ def resume(
         state = "is finished" if before.summary.get("finished") else "stands"
         print(f"{shown(before.path)} {state} at {done:,} timesteps; give a larger --total-timesteps to go further")
         return
-    after = go_on(before.path, total_timesteps, progress=not quiet)
+    functions: dict[str, Any] = {"shaping": shaping, "potential": potential}
+    given = {name: function for name, function in functions.items() if function is not None}
+    after = go_on(before.path, total_timesteps, progress=not quiet, **given)
     if not after.summary["finished"]:
         done = after.summary["total_timesteps"]
         print(f"stopped at timestep {done:,}; go on with: rltool resume {shown(after.path)}")

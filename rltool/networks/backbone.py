@@ -6,37 +6,55 @@ backbone plus a head, so a new backbone registered here serves all of them at on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import nn
 
 from rltool.networks.config import BACKBONES, BackboneConfig
+from rltool.networks.layers import add_spectral_norm
+from rltool.networks.observations import as_tensors, image_size, is_image, space_leaves
+from rltool.trees import Tree
 
-NumpyFunction = Callable[[np.ndarray], np.ndarray]
+NumpyFunction = Callable[[Tree], np.ndarray]
+NumpyStep = Callable[[Tree, Tree], tuple[np.ndarray, Tree]]
+SMALLEST_CNN_IMAGE = 36  # Pixels of the shorter side that leave one after the strides of Nature-DQN's network.
 
 
 class Backbone(nn.Module):
-    """Maps a batch of observations `(B, *space.shape)` to features `(B, out_features)`.
+    """Maps a batch of observations to features `(B, out_features)`.
+
+    Observations are a tree of tensors with a common first axis: a tensor `(B, *space.shape)`, for Dict and Tuple spaces
+    a dictionary or tuple of them, for graphs a `GraphBatch`.
+
+    A backbone with memory reads sequences: it also takes a state, a tree of tensors whose first axis are the sequences,
+    all zero at the beginning of an episode.
 
     Attributes:
         input_space: The space of one observation.
         out_features: Length of the feature vector.
+        has_memory: Whether features depend on earlier observations of the episode: if so, `initial_state`, `sequence`
+            and `step_as_numpy` take the place of `forward` and `as_numpy`.
     """
+
+    has_memory = False
 
     def __init__(self, input_space: gym.Space, out_features: int) -> None:
         super().__init__()
         self.input_space = input_space
         self.out_features = out_features
 
-    def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        raise TypeError(f"{type(self).__name__} lacks a forward method")
+    @classmethod
+    def reads(cls, space: gym.Space) -> bool:
+        """Whether a part of this kind in a Dict or Tuple is read by this backbone, where a user names it."""
+        return False
 
-    def initial_state(self, batch: int) -> torch.Tensor | None:
-        """State of a recurrent backbone before the first observation; None for the others."""
-        return None
+    def forward(self, observations: Tree) -> torch.Tensor:
+        raise TypeError(f"{type(self).__name__} lacks a forward method")
 
     def as_numpy(self) -> NumpyFunction:
         """The same function (in evaluation mode) from NumPy to NumPy, with the weights as they are now.
@@ -44,17 +62,43 @@ class Backbone(nn.Module):
         A rollout of a small network spends its time in calls, not in arithmetic: backbones that can, override this
         with plain NumPy over views of their weights. Take a new function after the weights have moved elsewhere.
         """
-        device = next((p.device for p in self.parameters()), torch.device("cpu"))
+        device = device_of(self)
 
-        def infer(observations: np.ndarray) -> np.ndarray:
-            training = self.training
-            self.eval()
-            with torch.no_grad():
-                features = self(torch.from_numpy(np.ascontiguousarray(observations)).to(device)).cpu().numpy()
-            self.train(training)
-            return features
+        def infer(observations: Tree) -> np.ndarray:
+            with torch.no_grad(), evaluating(self):
+                return self(as_tensors(observations, device)).cpu().numpy()
 
         return infer
+
+    # With memory
+
+    def initial_state(self, batch: int) -> Tree | None:
+        """State of `batch` sequences before their first observation: zeros; None without memory."""
+        return None
+
+    def sequence(self, observations: Tree, state: Tree) -> torch.Tensor:
+        """Features `(L, S, out_features)` of S sequences of L observations `(L, S, ...)`, from their states on."""
+        raise TypeError(f"{type(self).__name__} lacks a memory")
+
+    def step_as_numpy(self) -> NumpyStep:
+        """A function from observations `(B, ...)` and states, NumPy arrays, to features and the states after them."""
+        raise TypeError(f"{type(self).__name__} lacks a memory")
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's parameters live."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode (no dropout, fixed batch norm) inside."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 def register_backbone(name: str, summary: str = "") -> Callable[[type], type]:
@@ -80,16 +124,24 @@ def list_backbones() -> list[str]:
     return BACKBONES.names()
 
 
-def is_image(space: gym.Space) -> bool:
-    """Whether a space holds images: three axes of bytes, channels first or last."""
-    return isinstance(space, gym.spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8
+def automatic_backbone(space: gym.Space) -> str:
+    """The backbone that `auto` stands for."""
+    if isinstance(space, spaces.Graph):
+        return "gnn"
+    if is_image(space):
+        return "cnn" if min(image_size(space)[1:]) >= SMALLEST_CNN_IMAGE else "impala"
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        return "combined" if any(automatic_backbone(leaf) != "mlp" for _, leaf in space_leaves(space)) else "mlp"
+    return "mlp"
 
 
 def build_backbone(config: BackboneConfig, space: gym.Space) -> Backbone:
     """Build the backbone a config names for observations of a space.
 
     Args:
-        config: Options; `backbone="auto"` picks `cnn` for images and `mlp` for everything else.
+        config: Options; `backbone="auto"` picks `cnn` for images (`impala` for small ones), `gnn` for graphs,
+            `combined` for Dict and Tuple spaces with either, and `mlp` for everything else. A backbone for images or
+            graphs that is named for a Dict or Tuple space reads the images or graphs in it, as part of `combined`.
         space: The space of one observation.
 
     Returns:
@@ -98,8 +150,13 @@ def build_backbone(config: BackboneConfig, space: gym.Space) -> Backbone:
     Raises:
         UserError: No such backbone, or it cannot read this space.
     """
-    name = config.backbone
-    if name == "auto":
-        name = "cnn" if is_image(space) else "mlp"
-    backbone: Backbone = BACKBONES[name].load()(config, space)
+    name = automatic_backbone(space) if config.backbone == "auto" else config.backbone
+    backbone_class = BACKBONES[name].load()
+    if isinstance(space, spaces.Dict | spaces.Tuple) and any(
+        backbone_class.reads(leaf) for _, leaf in space_leaves(space)
+    ):
+        backbone_class = BACKBONES["combined"].load()
+    backbone: Backbone = backbone_class(config, space)
+    if config.spectral_norm:
+        add_spectral_norm(backbone)
     return backbone

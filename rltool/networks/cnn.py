@@ -7,43 +7,55 @@ import torch
 from torch import nn
 
 from rltool.errors import UserError
-from rltool.networks.backbone import Backbone
+from rltool.networks.backbone import Backbone, automatic_backbone, evaluating
 from rltool.networks.config import BackboneConfig
 from rltool.networks.initialization import initialize
+from rltool.networks.observations import channels_last, image_size
 
 
 class ImageBackbone(Backbone):
     """Scales images to [0, 1], puts channels first, runs `convolutions`, flattens, and ends in `linear`.
 
     Bytes are divided by 255; a floating Box is taken as it is. The smaller of the outer axes is the channels.
+
+    Args:
+        config: Options.
+        space: The space of one image.
+        features: Width of `linear`; None leaves it out, and features are what the convolutions put out.
     """
 
     convolutions: nn.Sequential
     linear: nn.Sequential
 
-    def __init__(self, config: BackboneConfig, space: gym.Space, features: int) -> None:
+    def __init__(self, config: BackboneConfig, space: gym.Space, features: int | None) -> None:
         name = type(self).__name__.lower()
-        if not (isinstance(space, gym.spaces.Box) and len(space.shape) == 3):
+        if not self.reads(space):
             raise UserError(
                 f"the {name} backbone reads images, a Box of shape (height, width, channels) or (channels, height, "
-                f"width), not {space}; take --backbone mlp"
+                f"width), not {space}; take --backbone {automatic_backbone(space)}"
             )
-        super().__init__(space, features)
-        self.channels_last = space.shape[-1] <= space.shape[0]
+        super().__init__(space, features or 0)
+        self.config = config
+        self.channels_last = channels_last(space)
         self.scale = 1 / 255 if space.dtype == "uint8" else 1.0
-        channels, height, width = space.shape if not self.channels_last else (space.shape[2], *space.shape[:2])
+        channels, height, width = image_size(space)
         self.convolutions = self.build_convolutions(channels)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), evaluating(self.convolutions):  # Running statistics stay as they begin.
                 flat = self.convolutions(torch.zeros(1, channels, height, width)).numel()
         except RuntimeError:
             flat = 0
         if not flat:
             raise UserError(
-                f"images of {height} x {width} pixels are too small for the {name} backbone; take --backbone mlp"
+                f"images of {height} x {width} pixels are too small for the {name} backbone; take --backbone impala"
             )
-        self.linear = nn.Sequential(nn.Linear(flat, features), nn.ReLU())
+        self.out_features = features or flat
+        self.linear = nn.Sequential(nn.Linear(flat, features), nn.ReLU()) if features else nn.Sequential()
         initialize(self, config.init)
+
+    @classmethod
+    def reads(cls, space: gym.Space) -> bool:
+        return isinstance(space, gym.spaces.Box) and len(space.shape) == 3
 
     def build_convolutions(self, channels: int) -> nn.Sequential:
         """The part that maps `(B, channels, H, W)` to `(B, channels', H', W')`."""

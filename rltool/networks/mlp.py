@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from rltool.errors import UserError
-from rltool.networks.backbone import Backbone, NumpyFunction
+from rltool.networks.backbone import Backbone, NumpyFunction, device_of
 from rltool.networks.config import BackboneConfig
 from rltool.networks.initialization import initialize
+from rltool.networks.layers import NoisyLinear
+from rltool.networks.observations import Flatten
+from rltool.trees import Tree
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -23,7 +25,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "leaky_relu": nn.LeakyReLU,
 }
-NUMPY_ACTIVATIONS: dict[str, NumpyFunction] = {
+NUMPY_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "tanh": np.tanh,
     "relu": lambda x: np.maximum(x, 0, out=x),
     "leaky_relu": lambda x: np.maximum(x, np.float32(0.01) * x),
@@ -32,18 +34,20 @@ NUMPY_ACTIVATIONS: dict[str, NumpyFunction] = {
 }
 
 
-def linear_as_numpy(layer: nn.Linear) -> tuple[np.ndarray, np.ndarray]:
+def linear_as_numpy(layer: nn.Linear | NoisyLinear) -> tuple[np.ndarray, np.ndarray]:
     """Views `(in, out)` and `(out,)` of a linear layer's weight and bias: `x @ weight + bias` is the layer."""
     return layer.weight.detach().numpy().T, layer.bias.detach().numpy()
 
 
 def build_hidden_layers(config: BackboneConfig, in_features: int, sizes: Sequence[int]) -> tuple[nn.Sequential, int]:
-    """Linear, (layer norm,) activation(, dropout) for each size; also returns the last width."""
+    """Linear, (norm,) activation(, dropout) for each size; also returns the last width."""
     layers: list[nn.Module] = []
     for size in sizes:
-        layers.append(nn.Linear(in_features, size))
+        layers.append(NoisyLinear(in_features, size) if config.noisy else nn.Linear(in_features, size))
         if config.layer_norm:
             layers.append(nn.LayerNorm(size))
+        if config.batch_norm:
+            layers.append(nn.BatchNorm1d(size))
         layers.append(ACTIVATIONS[config.activation]())
         if config.dropout:
             layers.append(nn.Dropout(config.dropout))
@@ -52,47 +56,38 @@ def build_hidden_layers(config: BackboneConfig, in_features: int, sizes: Sequenc
 
 
 class MLP(Backbone):
-    """Fully connected layers over the flattened observation.
-
-    A Discrete observation comes in as a one-hot vector, bytes (pixels) are divided by 255.
-    """
+    """Fully connected layers over the observation as a vector (see `Flatten`), whatever its space."""
 
     def __init__(self, config: BackboneConfig, space: gym.Space) -> None:
-        if not isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
-            raise UserError(f"the mlp backbone reads Box and Discrete observations, not {space}")
-        in_features = int(space.n) if isinstance(space, gym.spaces.Discrete) else int(np.prod(space.shape))
-        layers, out_features = build_hidden_layers(config, in_features, config.hidden_sizes)
+        flatten = Flatten(space)
+        layers, out_features = build_hidden_layers(config, flatten.out_features, config.hidden_sizes)
         super().__init__(space, out_features)
         self.config = config
+        self.flatten = flatten
         self.layers = layers
-        self.linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
+        self.linears = [layer for layer in layers if isinstance(layer, nn.Linear | NoisyLinear)]
         self._numpy: tuple[list[int], NumpyFunction] | None = None
-        self.one_hot_from = int(space.start) if isinstance(space, gym.spaces.Discrete) else None
-        self.in_features = in_features
-        self.bytes = space.dtype == np.uint8
         initialize(self, config.init)
 
-    def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        if self.one_hot_from is not None:
-            return self.layers(F.one_hot(observations.long() - self.one_hot_from, self.in_features).float())
-        x = observations.flatten(1).float()
-        return self.layers(x / 255 if self.bytes else x)
+    def forward(self, observations: Tree) -> torch.Tensor:
+        return self.layers(self.flatten(observations))
 
     def as_numpy(self) -> NumpyFunction:
-        if not self.linears or self.linears[0].weight.device.type != "cpu":
+        if not self.linears or device_of(self).type != "cpu":
             return super().as_numpy()
         activation = NUMPY_ACTIVATIONS.get(self.config.activation)
-        if activation is None or self.config.layer_norm or self.one_hot_from is not None:
+        # A parametrized layer (spectral norm) is of a class of its own: its weight is computed anew at each call.
+        known = {nn.Linear, NoisyLinear, nn.Dropout, ACTIVATIONS[self.config.activation]}
+        if activation is None or any(type(layer) not in known for layer in self.layers):
             return super().as_numpy()
         # Every rollout asks for this function: it is kept until the weights have moved to other memory.
         pointers = [layer.weight.data_ptr() for layer in self.linears]
         if self._numpy is None or self._numpy[0] != pointers:
             weights = [linear_as_numpy(layer) for layer in self.linears]
+            flatten = self.flatten.as_numpy()
 
-            def infer(observations: np.ndarray) -> np.ndarray:
-                x = observations.reshape(len(observations), -1).astype(np.float32, copy=False)
-                if self.bytes:
-                    x /= 255
+            def infer(observations: Tree) -> np.ndarray:
+                x = flatten(observations)
                 for weight, bias in weights:
                     x = x @ weight
                     x += bias

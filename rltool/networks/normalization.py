@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import nn
 
+from rltool.errors import UserError
 from rltool.networks.backbone import NumpyFunction
+from rltool.networks.observations import at, is_image, space_leaves
+from rltool.trees import Tree
 
 
 class RunningNorm(nn.Module):
@@ -59,3 +65,66 @@ class RunningNorm(nn.Module):
             return np.clip(x, -self.clip, self.clip, out=x)
 
         return infer
+
+
+class ObservationNorm(nn.Module):
+    """A `RunningNorm` for each part of a Dict or Tuple observation that is a Box of numbers; the rest stays as it is.
+
+    Args:
+        space: The space of one observation.
+
+    Raises:
+        UserError: No part of the space is a Box of numbers.
+    """
+
+    def __init__(self, space: gym.Space) -> None:
+        super().__init__()
+        self.paths = [path for path, leaf in space_leaves(space) if is_numeric(leaf)]
+        if not self.paths:
+            raise UserError(f"observations can be normalized in a Box of numbers only, not in {space}")
+        self.norms = nn.ModuleList(RunningNorm(at(space, path).shape) for path in self.paths)
+
+    def update(self, batch: Tree) -> None:
+        """As `RunningNorm.update`."""
+        for path, norm in zip(self.paths, self.norms, strict=True):
+            norm.update(at(batch, path))  # type: ignore[operator]
+
+    def forward(self, observations: Tree) -> Tree:
+        for path, norm in zip(self.paths, self.norms, strict=True):
+            observations = replaced(observations, path, norm(at(observations, path)))
+        return observations
+
+    def as_numpy(self) -> NumpyFunction:
+        """As `RunningNorm.as_numpy`."""
+        functions = [(path, norm.as_numpy()) for path, norm in zip(self.paths, self.norms, strict=True)]  # type: ignore[operator]
+
+        def infer(observations: Tree) -> Tree:
+            for path, function in functions:
+                observations = replaced(observations, path, function(at(observations, path)))
+            return observations
+
+        return infer
+
+
+def is_numeric(space: gym.Space) -> bool:
+    """Whether a space holds numbers that can be shifted and scaled: a Box that is no image."""
+    return isinstance(space, gym.spaces.Box) and not is_image(space)
+
+
+def replaced(tree: Tree, path: tuple[Any, ...], leaf: Any) -> Tree:
+    """A tree with another leaf at a path."""
+    if not path:
+        return leaf
+    key, *rest = path
+    if isinstance(tree, dict):
+        return {**tree, key: replaced(tree[key], tuple(rest), leaf)}
+    return tuple(replaced(branch, tuple(rest), leaf) if k == key else branch for k, branch in enumerate(tree))
+
+
+def build_normalizer(space: gym.Space) -> RunningNorm | ObservationNorm:
+    """What normalizes observations of a space.
+
+    Raises:
+        UserError: No part of the space is a Box of numbers.
+    """
+    return RunningNorm(space.shape or ()) if is_numeric(space) else ObservationNorm(space)

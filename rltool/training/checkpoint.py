@@ -109,7 +109,8 @@ def checksum(state: State, number: int = FORMAT) -> str:
     for name in sorted(state.tensors):
         tensor = state.tensors[name]
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        flat = tensor.reshape(-1).clone(memory_format=torch.contiguous_format)  # One element may have stride 0.
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -27,4 +27,18 @@ class RunConfig(BaseModel):
         "auto", description="Tuned options to start from: auto (those for this environment), none, or an environment."
     )
     track: Literal["tensorboard"] | None = Field(None, description="Also write metrics for tensorboard.")
+    shaping: str | None = Field(
+        None,
+        description="Function module:function that replaces rewards while training; it gets the observation, the "
+        "action, the reward, the next observation, and whether the episode terminated.",
+    )
+    potential: str | None = Field(
+        None,
+        description="Function module:function from an observation to a number; gamma times the next one's minus this "
+        "one's is added to rewards while training, which leaves the best policy the best.",
+    )
+    init_backbone: str | None = Field(None, description="Run whose backbone to start from.")
+    freeze_backbone: NonNegativeInt = Field(
+        0, description="Timesteps during which the backbone stays as it is, and the rest is trained alone."
+    )
     env_kwargs: dict[str, Any] = Field({}, description="Arguments of the environment's constructor.")

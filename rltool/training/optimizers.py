@@ -8,6 +8,7 @@ time of an update, and `torch.optim` would also double the start-up time (it imp
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -31,12 +32,19 @@ class Optimizer:
         self.parameters = torch.cat([p.detach().reshape(-1) for p in trained])
         self.gradient = torch.zeros_like(self.parameters)
         self.steps = 0
+        self.places: dict[nn.Parameter, slice] = {}
+        self.frozen: list[slice] = []
         start = 0
         for p in trained:
             end = start + p.numel()
+            self.places[p] = slice(start, end)
             p.data = self.parameters[start:end].view(p.shape)
             p.grad = self.gradient[start:end].view(p.shape)
             start = end
+
+    def freeze(self, modules: Iterable[nn.Module]) -> None:
+        """Leave the parameters of these modules as they are from now on, and train all others."""
+        self.frozen = [self.places[p] for module in modules for p in module.parameters() if p in self.places]
 
     def step(self, loss: torch.Tensor) -> float:
         """Descend one step along the gradient of `loss`; returns the gradient's norm before clipping.
@@ -46,6 +54,8 @@ class Optimizer:
         self.gradient.zero_()
         loss.backward()
         with torch.no_grad():
+            for place in self.frozen:
+                self.gradient[place] = 0
             norm = float(torch.linalg.vector_norm(self.gradient))
             if math.isfinite(norm):
                 if norm > self.max_grad_norm:

@@ -12,7 +12,7 @@ from rltool.errors import TrainingError, UserError
 from rltool.training.checkpoint import load_state, read_values
 from rltool.training.loggers import Row
 from rltool.training.run import Run, create_run, shown
-from rltool.training.train import begin, resume
+from rltool.training.train import begin, check_functions, resume
 
 TIMESTEPS = "time/total_timesteps"
 
@@ -77,7 +77,12 @@ def _finite(value: float) -> float | None:
 
 
 def reproduce(
-    path: str | Path, *, run_dir: str | None = None, name: str | None = None, progress: bool = False
+    path: str | Path,
+    *,
+    run_dir: str | None = None,
+    name: str | None = None,
+    progress: bool = False,
+    **functions: Any,
 ) -> Reproduction:
     """Train a run again, with the same options and seed, into a new folder, and compare.
 
@@ -88,9 +93,10 @@ def reproduce(
         run_dir: Folder of the repetition; by default the run's own parent.
         name: Name of the repetition; by default `<run>-again`.
         progress: Show a display while training.
+        **functions: `shaping` and `potential`, if the run's rewards were shaped, as in `resume`.
 
     Raises:
-        UserError: There is no such run, or it is still going on.
+        UserError: There is no such run, it is still going on, or a function is missing.
         TrainingError: Training could not go on, or was stopped.
 
     Example:
@@ -104,17 +110,20 @@ def reproduce(
             f"{shown(original.path)} has no summary: it is going on, or was killed; "
             f"finish it with: rltool resume {shown(original.path)}"
         )
+    check_functions(original, functions)
     parent = Path(run_dir) if run_dir is not None else original.path.parent
     options = original.options.model_copy(
         update={"run_dir": str(parent), "name": name or _free_name(parent, f"{original.path.name}-again")}
     )
     torch.set_num_threads(options.threads)
-    learner = original.build()
+    learner = original.build(**functions)
+    if options.init_backbone is not None:
+        learner.init_backbone(Run(options.init_backbone).model)
     run = create_run(original.method, original.data, options, learner.config.model_dump(mode="json"))
     stop = (lambda learner, _: learner.timesteps < until) if until < options.total_timesteps else None
     repeated = begin(run, learner, f"the options of {shown(original.path)}", progress, stop)
     if repeated.summary["finished"] and repeated.summary["total_timesteps"] < until:
-        repeated = resume(repeated.path, _last_goal(original, until), progress=progress)
+        repeated = resume(repeated.path, _last_goal(original, until), progress=progress, **functions)
     if repeated.summary["total_timesteps"] < until:
         raise TrainingError(f"stopped before the end, so nothing was compared; {shown(repeated.path)} can be removed")
     return compare(original, repeated)

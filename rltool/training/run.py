@@ -96,8 +96,8 @@ class Run:
         """The same as `agent`, for methods that train no agent."""
         return self.agent
 
-    def build(self) -> Any:
-        """A fresh, untrained learner with this run's options."""
+    def build(self, **functions: Any) -> Any:
+        """A fresh, untrained learner with this run's options, and functions that no run can hold."""
         admit_module(self.data, self.path)
         method, options = METHODS[self.method].load(), self.options
         return method.learner_class()(
@@ -106,6 +106,7 @@ class Run:
             seed=options.seed,
             device=options.device,
             env_kwargs=options.env_kwargs,
+            **functions,
         )
 
     def checkpoints(self) -> list[Path]:

@@ -16,6 +16,9 @@ from rltool.training.progress import Progress, make_progress
 from rltool.training.recorder import Interruption, Recorder
 from rltool.training.run import Run, create_run, shown
 
+# Options that are functions: they are given anew whenever a run goes on, since no run may have code called.
+FUNCTIONS = ("shaping", "potential")
+
 Callback = Callable[[Any, Mapping[str, Any]], bool | None]
 
 
@@ -44,11 +47,15 @@ def train(method: str, data: str, *, callback: Callback | None = None, progress:
         4096
     """
     known: Method = METHODS[method].load()
-    run_config, config, preset = resolve_options(known, data, options)
+    functions = {name: options[name] for name in FUNCTIONS if options.get(name) is not None}
+    names = {name: function if isinstance(function, str) else _name(function) for name, function in functions.items()}
+    run_config, config, preset = resolve_options(known, data, {**options, **names})
     _set_threads(run_config.threads)
     learner = known.learner_class()(
-        data, config, seed=run_config.seed, device=run_config.device, env_kwargs=run_config.env_kwargs
+        data, config, seed=run_config.seed, device=run_config.device, env_kwargs=run_config.env_kwargs, **functions
     )
+    if run_config.init_backbone is not None:
+        learner.init_backbone(Run(run_config.init_backbone).model)
     run = create_run(method, data, run_config, config.model_dump(mode="json"))
     return begin(run, learner, _describe_preset(preset, data), progress, callback)
 
@@ -76,6 +83,7 @@ def resume(
     *,
     callback: Callback | None = None,
     progress: bool = False,
+    **functions: Any,
 ) -> Run:
     """Go on with a run from its last checkpoint; one that has none starts again.
 
@@ -84,19 +92,22 @@ def resume(
         total_timesteps: Where to end; by default where the run was to end.
         callback: As in `train`.
         progress: Show a display while training.
+        **functions: `shaping` and `potential`, as in `train`: a run's files name them, and are never asked to find
+            them.
 
     Raises:
-        UserError: There is no such run, its files are damaged, or another process trains it.
+        UserError: There is no such run, its files are damaged, a function is missing, or another process trains it.
     """
     run = Run(path)
     total = total_timesteps or run.options.total_timesteps
     if run.summary.get("finished") and run.summary.get("total_timesteps", 0) >= total:
         return run
+    check_functions(run, functions)
     _set_threads(run.options.threads)
     with locked(run.path, shown(run.path)):
         for folder in (run.path, run.path / "checkpoints"):
             remove_temporaries(folder)
-        learner, kept, sentences = _last_checkpoint(run)
+        learner, kept, sentences = _last_checkpoint(run, functions)
         done = learner.timesteps
         display = make_progress(progress)
         display.start(f"{run.method} on {run.data}, from timestep {done:,} → {shown(run.path)}", total, done)
@@ -105,7 +116,19 @@ def resume(
         return _execute(run, learner, total, display, kept, callback)
 
 
-def _last_checkpoint(run: Run) -> tuple[Any, dict[str, Any] | None, list[str]]:
+def check_functions(run: Run, functions: Mapping[str, Any]) -> None:
+    """See that the functions which shaped a run's rewards were given again.
+
+    Raises:
+        UserError: One is missing.
+    """
+    for name in FUNCTIONS:
+        needed = getattr(run.options, name)
+        if needed is not None and functions.get(name) is None:
+            raise UserError(f"the rewards of this run were shaped by {needed}; give it again: --{name} {needed}")
+
+
+def _last_checkpoint(run: Run, functions: Mapping[str, Any]) -> tuple[Any, dict[str, Any] | None, list[str]]:
     """A learner as the newest checkpoint that can be read has it, the recorder's state, and what is to be said.
 
     A damaged checkpoint is set aside as `*.damaged`, and the one before is taken.
@@ -113,10 +136,10 @@ def _last_checkpoint(run: Run) -> tuple[Any, dict[str, Any] | None, list[str]]:
     sentences: list[str] = []
     files = run.checkpoints()
     for file in reversed(files):
-        learner = run.build()
+        learner = run.build(**functions)
         try:
             state = load_state(file)
-            learner.restore(state)
+            exact = learner.restore(state)
             kept: dict[str, Any] = state.values["recorder"]
         except NewerFormatError:
             raise
@@ -125,12 +148,12 @@ def _last_checkpoint(run: Run) -> tuple[Any, dict[str, Any] | None, list[str]]:
             continue
         for bad in files[files.index(file) + 1 :]:
             bad.rename(bad.with_suffix(".damaged"))
-        if state.values.get("env", True) is None:
+        if not exact:
             sentences.append("this environment's state cannot be kept: new episodes begin, so the resume is not exact")
         return learner, kept, sentences
     if files:
         raise UserError(f"no checkpoint in {shown(run.path)} can be read; remove its checkpoints/ to start again")
-    return run.build(), None, []
+    return run.build(**functions), None, []
 
 
 def _execute(
@@ -142,6 +165,8 @@ def _execute(
                 f"the budget is rounded up to {-(-total // learner.env.num_envs) * learner.env.num_envs:,} timesteps, "
                 f"a multiple of {learner.env.num_envs} environments"
             )
+        if run.options.freeze_backbone:
+            learner.freeze_backbone(run.options.freeze_backbone)
         recorder = Recorder(run, learner, total, display, kept)
 
         def interrupt() -> None:
@@ -186,6 +211,10 @@ def _draw(run: Run) -> None:
             draw_learning_curve(run)
         except OSError as error:
             raise disk_error(run.path, error) from error
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}:{getattr(function, '__qualname__', type(function).__name__)}"
 
 
 def _describe_preset(preset: str, data: str) -> str:

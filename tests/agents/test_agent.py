@@ -322,8 +322,8 @@ def test_wrong_environments(identity_envs: Callable) -> None:
     with pytest.raises(UserError, match="no environment 'CartPole-v9'"):
         A2C("CartPole-v9")
     envs = identity_envs("discrete")
-    envs.single_action_space = gym.spaces.MultiDiscrete([2, 2])
-    with pytest.raises(UserError, match="policies act in Discrete and Box spaces"):
+    envs.single_action_space = gym.spaces.Text(3)
+    with pytest.raises(UserError, match="policies act in Discrete, MultiDiscrete and MultiBinary spaces"):
         A2C(envs)
     envs = identity_envs("discrete")
     envs.single_observation_space = gym.spaces.Discrete(3)

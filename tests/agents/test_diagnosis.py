@@ -59,7 +59,6 @@ def played(n: int = 50, **changes: Any) -> Played:
     rng = np.random.default_rng(0)
     values = {
         "observations": rng.normal(size=(n, 3)).astype(np.float32),
-        "actions": np.zeros(n, np.int64),
         "values": rng.normal(10, 1, n).astype(np.float32),
         "returns": rng.normal(10, 1, n).astype(np.float32),
         "advantages": rng.normal(size=n).astype(np.float32),
@@ -448,7 +447,7 @@ def test_which_units_are_unused() -> None:
     with torch.no_grad():
         layer.weight.zero_()
         layer.bias.copy_(torch.tensor([1.0, -1.0, 0.0, -0.5]))
-    observations = np.zeros((10, 4), np.float32)
+    observations = torch.zeros(10, 4)
     assert unused_units(policy, observations)[0] == ("backbone.layers.1", "relu", 0.75)
     tanh = A2C("CartPole-v1", hidden_sizes=(4,)).policy
     with torch.no_grad():
@@ -467,7 +466,7 @@ def test_episodes_are_whole_and_valued_as_training_values_them() -> None:
     assert threshold == 475
     assert len(result.lengths) == result.terminated == 4
     assert result.episode_returns == result.lengths
-    assert len(result.observations) == len(result.actions) == len(result.values) == sum(result.lengths)
+    assert len(result.observations) == len(result.values) == sum(result.lengths)
     # All episodes terminated, with reward 1: from k steps before the end, 1 + 0.9 + ... of k terms.
     expected = np.sort(np.concatenate([(1 - 0.9 ** np.arange(1, n + 1)) / 0.1 for n in result.lengths]))
     np.testing.assert_allclose(np.sort(result.returns), expected, rtol=1e-4)

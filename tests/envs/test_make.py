@@ -18,6 +18,7 @@ from rltool.envs import (
     MountainCarContinuousVectorEnv,
     MountainCarVectorEnv,
     PendulumVectorEnv,
+    Replay,
     check_vector_env,
     environment_ids,
     make,
@@ -112,8 +113,9 @@ def test_what_a_batched_form_cannot_do_is_done_otherwise() -> None:
 def test_wrappers_are_applied_in_order() -> None:
     wrappers = [gym.wrappers.FlattenObservation, lambda env: gym.wrappers.TimeLimit(env, 3)]
     env: Any = make_vector_env("CartPole-v1", 1, wrappers=wrappers)
-    assert type(env.envs[0]) is gym.wrappers.TimeLimit
-    assert type(env.envs[0].env) is gym.wrappers.FlattenObservation
+    assert type(env.envs[0]) is Replay
+    assert type(env.envs[0].env) is gym.wrappers.TimeLimit
+    assert type(env.envs[0].env.env) is gym.wrappers.FlattenObservation
 
 
 def test_a_changed_registration_gets_no_batched_form(registry: dict[str, Any]) -> None:

@@ -17,11 +17,12 @@ from rltool.networks import (
     BackboneConfig,
     build_backbone,
     initialize,
-    is_image,
     list_backbones,
     register_backbone,
 )
 from rltool.networks.config import BACKBONES
+from rltool.networks.observations import as_tensors, empty_batch
+from rltool.trees import Tree, map_tree
 from rltool.validation import validate
 
 VECTOR = gym.spaces.Box(-np.inf, np.inf, (5,), np.float32)
@@ -34,12 +35,26 @@ SPACES: dict[str, gym.Space] = {
     "image, channels last": gym.spaces.Box(0, 255, (44, 40, 3), np.uint8),
     "image, channels first": gym.spaces.Box(0, 255, (4, 40, 44), np.uint8),
     "floating image": gym.spaces.Box(0, 1, (36, 36, 1), np.float32),
+    "graph": gym.spaces.Graph(gym.spaces.Box(-1, 1, (3,)), gym.spaces.Box(-1, 1, (2,))),
+    "graph of choices": gym.spaces.Graph(gym.spaces.Discrete(4, start=3), gym.spaces.Discrete(2)),
+    "nested vectors": gym.spaces.Dict({"a": VECTOR, "b": gym.spaces.Tuple([gym.spaces.MultiDiscrete([2, 3]), VECTOR])}),
+    "nested vectors and image": gym.spaces.Dict({"see": gym.spaces.Box(0, 255, (36, 40, 3), np.uint8), "feel": VECTOR}),
+    "nested graph and small image": gym.spaces.Tuple(
+        [
+            gym.spaces.Graph(gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(2)),
+            gym.spaces.Dict({"see": gym.spaces.Box(0, 255, (3, 9, 8), np.uint8), "on": gym.spaces.MultiBinary(2)}),
+        ]
+    ),
 }
 OPTIONS: list[dict[str, Any]] = [
     *({"activation": a} for a in ("tanh", "relu", "elu", "gelu", "silu", "leaky_relu")),
     {"layer_norm": True},
     {"layer_norm": True, "activation": "relu", "dropout": 0.5},
     {"dropout": 0.5},
+    {"batch_norm": True},
+    {"noisy": True, "activation": "relu"},
+    {"spectral_norm": True},
+    *({"gnn_message": message} for message in ("dcnn", "mean", "max")),
     {"init": "default"},
     {"hidden_sizes": ()},
     {"hidden_sizes": (7,), "activation": "silu"},
@@ -52,9 +67,12 @@ def make(name: str, space: gym.Space, **options: Any) -> Backbone:
     return build_backbone(BackboneConfig(backbone=name, **options), space)
 
 
-def batch_of(space: gym.Space, count: int) -> np.ndarray:
+def batch_of(space: gym.Space, count: int) -> Tree:
     space.seed(0)
-    return np.stack([np.asarray(space.sample()) for _ in range(count)])
+    batch = empty_batch(space, count)
+    for i in range(count):
+        map_tree(lambda rows, row, i=i: rows.__setitem__(i, row), batch, space.sample())
+    return batch
 
 
 def pairs() -> list[Any]:
@@ -63,7 +81,8 @@ def pairs() -> list[Any]:
     for name in list_backbones():
         for space_name, space in SPACES.items():
             try:
-                make(name, space)
+                if make(name, space).has_memory:
+                    continue
             except UserError:
                 continue
             found.append(pytest.param(name, space, id=f"{name}, {space_name}"))
@@ -74,11 +93,15 @@ PAIRS = pairs()
 
 
 def test_each_backbone_reads_something() -> None:
-    assert {"mlp", "cnn", "impala"} <= set(list_backbones())
+    assert {"mlp", "cnn", "impala", "resnet", "gnn", "combined"} <= set(list_backbones())
     assert {pair.values[0] for pair in PAIRS} == set(list_backbones())
+    images = [name for name in SPACES if "image" in name]
     assert {(p.values[0], p.id.split(", ", 1)[1]) for p in PAIRS} >= {
-        *(("mlp", name) for name in SPACES),
-        *((name, image) for name in ("cnn", "impala") for image in SPACES if "image" in image),
+        *(("mlp", name) for name in SPACES if "graph" not in name),
+        *((name, image) for name in ("impala", "resnet") for image in images),
+        *(("cnn", image) for image in images if "small" not in image),
+        *(("gnn", name) for name in SPACES if "graph" in name),
+        *(("combined", name) for name in SPACES),
     }
 
 
@@ -88,7 +111,7 @@ def test_shapes_types_and_attributes(name: str, space: gym.Space) -> None:
     assert backbone.input_space is space
     assert isinstance(backbone.out_features, int)
     for count in (1, 3):
-        features = backbone(torch.from_numpy(batch_of(space, count)))
+        features = backbone(as_tensors(batch_of(space, count)))
         assert features.shape == (count, backbone.out_features)
         assert features.dtype == torch.float32
         assert features.isfinite().all()
@@ -97,9 +120,26 @@ def test_shapes_types_and_attributes(name: str, space: gym.Space) -> None:
 
 @pytest.mark.parametrize(("name", "space"), PAIRS)
 def test_gradient_reaches_every_parameter(name: str, space: gym.Space) -> None:
-    backbone = make(name, space, activation="tanh")
-    features = backbone(torch.from_numpy(batch_of(space, 16)))
-    features.square().sum().backward()
+    check_gradients(make(name, space, activation="tanh"), space)
+
+
+@pytest.mark.parametrize(
+    ("space", "options"),
+    [
+        *(("vector", {name: True}) for name in ("layer_norm", "batch_norm", "noisy", "spectral_norm")),
+        *(("graph", {"gnn_message": message}) for message in ("dcnn", "mean", "max")),
+        *(("floating image", {"name": "resnet", "resnet_norm": norm}) for norm in ("batch", "none")),
+        *(("nested vectors and image", {name: True}) for name in ("batch_norm", "noisy", "spectral_norm")),
+    ],
+    ids=str,
+)
+def test_gradient_reaches_every_parameter_of_an_option(space: str, options: dict[str, Any]) -> None:
+    check_gradients(make(**{"name": "auto", **options}, space=SPACES[space]), SPACES[space])
+
+
+def check_gradients(backbone: Backbone, space: gym.Space) -> None:
+    features = backbone(as_tensors(batch_of(space, 16)))
+    (features * torch.randn(features.shape)).sum().backward()  # Squares of normalized features have no gradient.
     for parameter_name, parameter in backbone.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.abs().max() > 0, parameter_name
@@ -108,9 +148,9 @@ def test_gradient_reaches_every_parameter(name: str, space: gym.Space) -> None:
 @pytest.mark.parametrize(("name", "space"), PAIRS)
 def test_rows_do_not_depend_on_each_other(name: str, space: gym.Space) -> None:
     backbone = make(name, space).eval()
-    batch = torch.from_numpy(batch_of(space, 4))
+    batch = as_tensors(batch_of(space, 4))
     together = backbone(batch)
-    alone = torch.cat([backbone(batch[i : i + 1]) for i in range(4)])
+    alone = torch.cat([backbone(map_tree(lambda rows, i=i: rows[i : i + 1], batch)) for i in range(4)])
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-3)
     assert (together[0] - together[1]).abs().max() > 0  # and they do depend on the observation
 
@@ -131,17 +171,17 @@ def check_as_numpy(backbone: Backbone, space: gym.Space) -> None:
         parameter.data += 0.1 * torch.randn(parameter.shape)
     backbone.train()
     batch = batch_of(space, 6)
-    kept = batch.copy()
+    kept = map_tree(np.copy, batch)
     infer = backbone.as_numpy()
     features = infer(batch)
     again = infer(batch)
     assert backbone.training
     assert all(module.training for module in backbone.modules())
     with torch.no_grad():
-        expected = backbone.eval()(torch.from_numpy(batch)).numpy()
+        expected = backbone.eval()(as_tensors(batch)).numpy()
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=2e-6)
     np.testing.assert_array_equal(features, again)
-    np.testing.assert_array_equal(batch, kept)
+    map_tree(np.testing.assert_array_equal, batch, kept)
     assert features.dtype == np.float32
 
 
@@ -155,7 +195,7 @@ def test_a_new_numpy_function_has_the_new_weights(name: str, space: gym.Space) -
             parameter.add_(0.01)
     after = backbone.as_numpy()(batch)
     assert np.abs(after - before).max() > 0
-    np.testing.assert_allclose(after, backbone(torch.from_numpy(batch)).detach(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(after, backbone(as_tensors(batch)).detach(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "space"), PAIRS)
@@ -171,7 +211,7 @@ def test_activations_do_not_overflow(activation: str, recwarn: pytest.WarningsRe
     batch = np.array([[1e5] * 5, [-1e5] * 5], np.float32)
     features = backbone.as_numpy()(batch)
     assert not [str(w.message) for w in recwarn.list if issubclass(w.category, RuntimeWarning)]
-    np.testing.assert_allclose(features, backbone(torch.from_numpy(batch)).detach(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(features, backbone(as_tensors(batch)).detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_mlp_is_its_definition() -> None:
@@ -198,7 +238,7 @@ def test_dropout_acts_only_while_training() -> None:
     assert torch.equal(backbone.eval()(x), backbone(x))
 
 
-@pytest.mark.parametrize("name", ["cnn", "impala"])
+@pytest.mark.parametrize("name", ["cnn", "impala", "resnet"])
 def test_image_layouts_are_the_same_to_the_network(name: str) -> None:
     first = make(name, gym.spaces.Box(0, 255, (3, 40, 44), np.uint8))
     last = make(name, gym.spaces.Box(0, 255, (40, 44, 3), np.uint8))
@@ -208,7 +248,7 @@ def test_image_layouts_are_the_same_to_the_network(name: str) -> None:
     torch.testing.assert_close(first(batch), scaled(batch / 255), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["cnn", "impala"])
+@pytest.mark.parametrize("name", ["cnn", "impala", "resnet"])
 def test_images_may_be_views(name: str) -> None:
     """A frame turned upside down has negative strides, which PyTorch refuses."""
     space = gym.spaces.Box(0, 255, (36, 36, 3), np.uint8)
@@ -231,14 +271,31 @@ def test_impala_is_the_large_network_of_its_paper() -> None:
     assert sum(p.numel() for p in convolutions[0].parameters()) == 3 * 16 * 9 + 16
 
 
-def test_auto_is_cnn_for_images_and_mlp_for_the_rest() -> None:
-    for space in SPACES.values():
-        expected = "CNN" if is_image(space) else "MLP"
-        assert type(make("auto", space)).__name__ == expected
-    assert [name for name, space in SPACES.items() if is_image(space)] == [
-        "image, channels last",
-        "image, channels first",
-    ]
+def test_auto_is_the_backbone_of_the_space() -> None:
+    chosen = {name: type(make("auto", space)).__name__ for name, space in SPACES.items()}
+    assert {name: kind for name, kind in chosen.items() if kind != "MLP"} == {
+        "image, channels last": "CNN",
+        "image, channels first": "CNN",
+        "graph": "GNN",
+        "graph of choices": "GNN",
+        "nested vectors and image": "Combined",
+        "nested graph and small image": "Combined",
+    }
+    assert type(make("auto", gym.spaces.Box(0, 255, (35, 60, 3), np.uint8))).__name__ == "IMPALA"
+
+
+@pytest.mark.parametrize(("name", "space"), PAIRS)
+@pytest.mark.parametrize("options", [{}, {"batch_norm": True, "resnet_norm": "batch", "spectral_norm": True}], ids=str)
+def test_weights_travel(name: str, space: gym.Space, options: dict[str, Any]) -> None:
+    one, two = make(name, space, **options), make(name, space, **options)
+    batch = batch_of(space, 4)
+    with torch.no_grad():
+        for parameter in one.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape)
+        one(as_tensors(batch))  # moves the running statistics
+    assert (one.as_numpy()(batch) != two.as_numpy()(batch)).any()
+    two.load_state_dict(one.state_dict())
+    np.testing.assert_array_equal(one.as_numpy()(batch), two.as_numpy()(batch))
 
 
 # Initialization
@@ -279,11 +336,21 @@ def one_sentence(error: pytest.ExceptionInfo[UserError]) -> str:
 @pytest.mark.parametrize(
     ("name", "space", "words"),
     [
-        ("mlp", gym.spaces.Dict({"a": VECTOR}), "the mlp backbone reads Box and Discrete observations"),
-        ("mlp", gym.spaces.Tuple((VECTOR,)), "the mlp backbone reads"),
-        ("mlp", gym.spaces.MultiBinary(3), "the mlp backbone reads"),
+        ("mlp", gym.spaces.Dict({"a": gym.spaces.Text(3)}), "observations from Text spaces at a cannot be read"),
+        ("mlp", gym.spaces.Sequence(VECTOR), "observations from Sequence spaces cannot be read"),
+        ("mlp", gym.spaces.Graph(VECTOR, None), "take --backbone gnn"),
         ("cnn", VECTOR, "take --backbone mlp"),
         ("impala", gym.spaces.Discrete(3), "take --backbone mlp"),
+        ("cnn", gym.spaces.Graph(VECTOR, None), "take --backbone gnn"),
+        ("resnet", SPACES["nested vectors"], "take --backbone mlp"),
+        ("gnn", VECTOR, "the gnn backbone reads graphs, not Box"),
+        ("gnn", gym.spaces.Box(0, 255, (36, 36, 3), np.uint8), "take --backbone cnn"),
+        (
+            "auto",
+            gym.spaces.Tuple([gym.spaces.Graph(VECTOR, None), gym.spaces.Text(3)]),
+            "from Text spaces at 1 cannot",
+        ),
+        ("mlp", SPACES["nested graph and small image"], "take --backbone gnn (or auto)"),
         ("cnn", gym.spaces.Box(0, 255, (35, 60, 3), np.uint8), "35 x 60 pixels are too small for the cnn backbone"),
         ("mpl", VECTOR, "no backbone 'mpl'; did you mean 'mlp'"),
         ("hypernetwork", VECTOR, "choose one of mlp, cnn"),
@@ -307,6 +374,8 @@ def test_smallest_images() -> None:
         ({"hidden_sizes": (64, 0)}, "hidden-sizes"),
         ({"hidden_sizes": (1,) * 33}, "hidden-sizes"),
         ({"dropout": 1.0}, "dropout 1.0 will not do"),
+        ({"resnet_channels": ()}, "resnet-channels"),
+        ({"gnn_rounds": 0}, "gnn-rounds"),
         ({"init": "xavier"}, "init 'xavier' will not do"),
         ({"hidden_size": (64,)}, "no option 'hidden_size'; did you mean 'hidden_sizes'?"),
     ],

@@ -9,24 +9,34 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from torch import nn
 
-from rltool.errors import UserError
+from rltool.errors import TrainingError, UserError
 from rltool.networks import (
     ActionHead,
+    BernoulliHead,
     Categorical,
     CategoricalHead,
     DiagonalGaussian,
     GaussianHead,
     GSDEHead,
+    MultiCategoricalHead,
+    SquashedHead,
     ValueHead,
     build_action_head,
 )
 
 FEATURES = 6
+CONTINUOUS = ("independent", "dependent", "gsde")
 HEADS: dict[str, Any] = {
     "categorical": lambda: CategoricalHead(FEATURES, 3),
+    "multi": lambda: MultiCategoricalHead(FEATURES, [3, 1, 2, 4]),
+    "multi-even": lambda: MultiCategoricalHead(FEATURES, [3, 3]),
+    "bits": lambda: BernoulliHead(FEATURES, 4),
     "independent": lambda: GaussianHead(FEATURES, 2, log_std_init=-0.5),
     "dependent": lambda: GaussianHead(FEATURES, 2, log_std_init=-0.5, dependent=True),
     "gsde": lambda: GSDEHead(FEATURES, 2, log_std_init=-0.5),
@@ -51,6 +61,13 @@ def reference(kind: str, head: Any, features: torch.Tensor) -> torch.distributio
     mean = nn.functional.linear(features, head.linear.weight, head.linear.bias)
     if kind == "categorical":
         return torch.distributions.Categorical(logits=mean)
+    if kind == "bits":
+        return torch.distributions.Independent(torch.distributions.Bernoulli(logits=mean), 1)
+    if kind.startswith("multi"):
+        blocks = mean.split((3, 3) if kind == "multi-even" else (3, 1, 2, 4), dim=1)
+        widest = max(block.shape[1] for block in blocks)
+        padded = [nn.functional.pad(block, (0, widest - block.shape[1]), value=-math.inf) for block in blocks]
+        return torch.distributions.Independent(torch.distributions.Categorical(logits=torch.stack(padded, 1)), 1)
     if kind == "independent":
         std = head.log_std.exp().expand_as(mean)
     elif kind == "dependent":
@@ -145,9 +162,16 @@ def test_sampler_draws_from_the_density(kind: str) -> None:
     count = 40_000
     actions = head.sampler(np.random.default_rng(0))(features.repeat(count, 1).numpy()).reshape(count, 2, -1)
     theirs = reference(kind, head, features)
-    if isinstance(theirs, torch.distributions.Categorical):
-        frequencies = np.stack([(actions == action).mean((0, 2)) for action in range(3)], axis=1)
-        np.testing.assert_allclose(frequencies, theirs.probs.detach(), atol=0.01)  # four standard errors
+    if kind not in CONTINUOUS:
+        # Every combination as often as its probability says: choices are independent of each other, too.
+        for row in range(2):
+            combinations, observed = np.unique(actions[:, row], axis=0, return_counts=True)
+            given = torch.from_numpy(combinations).to(torch.int64 if kind != "bits" else torch.float32)
+            given = given[:, 0] if kind == "categorical" else given
+            distribution = reference(kind, head, features[row : row + 1].expand(len(given), -1))
+            expected = count * distribution.log_prob(given).exp().detach().double().numpy()
+            assert expected.sum() == pytest.approx(count, rel=1e-3)  # None is missing.
+            assert chisquare(observed, expected * count / expected.sum()).pvalue > 1e-3
     else:
         std = theirs.stddev.detach().numpy()
         np.testing.assert_allclose(actions.mean(0), theirs.mean.detach(), atol=0.025 * std.max())
@@ -163,7 +187,7 @@ def test_samplers_follow_their_generator(kind: str) -> None:
     draw = [head.sampler(np.random.default_rng(seed))(features) for seed in (0, 0, 1)]
     np.testing.assert_array_equal(draw[0], draw[1])
     assert (draw[0] != draw[2]).any()
-    assert draw[0].dtype == (np.int64 if kind == "categorical" else np.float32)
+    assert draw[0].dtype == (np.float32 if kind in CONTINUOUS else np.int8 if kind == "bits" else np.int64)
 
 
 def test_sampler_survives_a_draw_of_zero(recwarn: pytest.WarningsRecorder) -> None:
@@ -188,6 +212,103 @@ def test_dependent_deviation_depends_on_the_features_and_is_bounded() -> None:
     assert huge.max() <= 2
     actions = head.sampler(np.random.default_rng(0))(1e4 * features_of(50).numpy())
     assert np.isfinite(actions).all()
+
+
+# Masks
+
+MASKABLE = ("categorical", "multi", "multi-even", "bits")
+SIZES = {"categorical": [3], "multi": [3, 1, 2, 4], "multi-even": [3, 3]}
+
+
+def masks(kind: str, rows: int) -> st.SearchStrategy[np.ndarray]:
+    """Masks that leave each choice at least one action."""
+    if kind == "bits":
+        row = st.lists(st.integers(0, 1), min_size=4, max_size=4)
+    else:
+        choices = [st.lists(st.integers(0, 1), min_size=n, max_size=n).filter(any) for n in SIZES[kind]]
+        row = st.tuples(*choices).map(lambda parts: [allowed for part in parts for allowed in part])
+    return st.lists(row, min_size=rows, max_size=rows).map(lambda rows: np.array(rows, np.int8))
+
+
+def allows(kind: str, mask: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """Whether each row's action is allowed, `(B,)`."""
+    if kind == "bits":
+        return (actions <= mask).all(1)
+    starts = np.cumsum(SIZES[kind]) - SIZES[kind]
+    return np.take_along_axis(mask, actions.reshape(len(mask), -1) + starts, 1).all(1)
+
+
+def every_action(kind: str) -> torch.Tensor:
+    ranges = [torch.arange(n) for n in SIZES.get(kind, [2] * 4)]
+    return torch.arange(3) if kind == "categorical" else torch.cartesian_prod(*ranges)
+
+
+@pytest.mark.parametrize("kind", MASKABLE)
+def test_masked_heads(kind: str) -> None:
+    head = head_of(kind)
+
+    @settings(max_examples=40, deadline=None)
+    @given(masks(kind, 8), st.sampled_from([np.int8, bool]), st.sampled_from([1.0, 1e3]), st.integers(0, 99))
+    def check(mask: np.ndarray, dtype: type, scale: float, seed: int) -> None:
+        mask, features = mask.astype(dtype), scale * features_of(8, seed)
+        distribution = head(features, torch.from_numpy(mask))
+        actions = every_action(kind)
+        log_prob = torch.stack([distribution.log_prob(action.expand(8, *action.shape)) for action in actions], 1)
+        allowed = np.stack([allows(kind, mask.astype(int), np.stack([action] * 8)) for action in actions.numpy()], 1)
+        probabilities = log_prob.double().exp()
+        assert (probabilities[torch.from_numpy(~allowed)] == 0).all()
+        # Among the allowed, in proportion to what they would be without the mask.
+        free = head(features)
+        weights = torch.stack([free.log_prob(action.expand(8, *action.shape)) for action in actions], 1).double()
+        expected = weights.masked_fill(torch.from_numpy(~allowed), -math.inf).log_softmax(1)
+        torch.testing.assert_close(probabilities, expected.exp(), atol=1e-4, rtol=1e-3)
+        entropy = -(expected.exp() * expected.clamp(min=-1e9)).sum(1)
+        torch.testing.assert_close(distribution.entropy().double(), entropy, atol=1e-3, rtol=1e-3)
+
+        best = head.as_numpy()(features.numpy(), mask)
+        np.testing.assert_array_equal(best, distribution.mode())
+        drawn = head.sampler(np.random.default_rng(seed))(features.numpy(), mask)
+        assert drawn.shape == best.shape
+        assert drawn.dtype == best.dtype
+        assert allows(kind, mask.astype(int), best).all()
+        assert allows(kind, mask.astype(int), drawn).all()
+
+        loss = (distribution.log_prob(torch.from_numpy(drawn)) + distribution.entropy()).sum()
+        for gradient in torch.autograd.grad(loss, list(head.parameters())):
+            assert gradient.isfinite().all()
+
+    check()
+
+
+@pytest.mark.parametrize("kind", MASKABLE)
+def test_a_mask_of_ones_changes_nothing(kind: str) -> None:
+    head, features = head_of(kind), features_of(30)
+    ones = np.ones((30, head.linear.out_features), np.int8)
+    free, masked = head(features), head(features, torch.from_numpy(ones))
+    assert torch.equal(free.entropy(), masked.entropy())
+    draws = [head.sampler(np.random.default_rng(0))(features.numpy(), mask) for mask in (None, ones)]
+    np.testing.assert_array_equal(*draws)
+    assert torch.equal(*(distribution.log_prob(torch.from_numpy(draws[0])) for distribution in (free, masked)))
+
+
+@pytest.mark.parametrize("kind", ["categorical", "multi", "multi-even"])
+def test_a_mask_that_allows_nothing(kind: str) -> None:
+    head, features = head_of(kind), features_of(5).numpy()
+    mask = np.ones((5, head.linear.out_features), np.int8)
+    mask[3, :3] = 0
+    for act in (head.as_numpy(), head.sampler(np.random.default_rng(0))):
+        with pytest.raises(TrainingError, match="the action mask forbids every action; the environment must"):
+            act(features, mask)
+    assert not head_of("bits").as_numpy()(features, np.zeros((5, 4), np.int8)).any()  # No bit set is an action, too.
+
+
+@pytest.mark.parametrize("kind", CONTINUOUS)
+def test_densities_leave_masks_alone(kind: str) -> None:
+    head, features = head_of(kind), features_of(5).numpy()
+    mask = np.zeros((5, 2), np.int8)
+    np.testing.assert_array_equal(head.as_numpy()(features, mask), head.as_numpy()(features))
+    draws = [head.sampler(np.random.default_rng(0))(features, m) for m in (None, mask)]
+    np.testing.assert_array_equal(*draws)
 
 
 # gSDE
@@ -252,12 +373,15 @@ def test_gsde_noise_is_linear_in_the_features() -> None:
         (gym.spaces.Box(-1, 1, (3,)), {}, GaussianHead),
         (gym.spaces.Box(-1, 1, (3,)), {"std": "dependent"}, GaussianHead),
         (gym.spaces.Box(-1, 1, (3,)), {"std": "gsde", "sde_sample_freq": 8}, GSDEHead),
+        (gym.spaces.MultiDiscrete([[2, 1], [1, 1]], start=[[1, 0], [0, 3]]), {"squash": True}, MultiCategoricalHead),
+        (gym.spaces.MultiDiscrete([5], np.int8), {}, MultiCategoricalHead),
+        (gym.spaces.MultiBinary((1, 5)), {}, BernoulliHead),
     ],
 )
 def test_build_action_head(space: gym.Space, options: dict[str, Any], kind: type[ActionHead]) -> None:
     head = build_action_head(space, FEATURES, log_std_init=-1.5, **options)
     assert type(head) is kind
-    n = 5 if isinstance(space, gym.spaces.Discrete) else 3
+    n = 3 if isinstance(space, gym.spaces.Box) else 5
     assert head.linear.weight.shape == (n, FEATURES)
     # A policy begins nearly uniform, or nearly centered: orthogonal rows of length 0.01, no bias.
     torch.testing.assert_close(head.linear.weight @ head.linear.weight.T, 1e-4 * torch.eye(n), atol=1e-8, rtol=1e-4)
@@ -271,15 +395,32 @@ def test_build_action_head(space: gym.Space, options: dict[str, Any], kind: type
 @pytest.mark.parametrize(
     "space",
     [
-        gym.spaces.MultiDiscrete([2, 3]),
-        gym.spaces.MultiBinary(3),
+        gym.spaces.Text(3),
+        gym.spaces.Tuple([gym.spaces.Discrete(2)]),
         gym.spaces.Box(0, 5, (2,), np.int64),
         gym.spaces.Dict({"a": gym.spaces.Discrete(2)}),
     ],
 )
 def test_action_spaces_without_a_head(space: gym.Space) -> None:
-    with pytest.raises(UserError, match="policies act in Discrete and Box spaces; this") as error:
+    with pytest.raises(UserError, match=r"policies act in Discrete, .* and in Boxes of floats; this") as error:
         build_action_head(space, FEATURES)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("std", CONTINUOUS)
+def test_build_a_squashed_head(std: str) -> None:
+    head: Any = build_action_head(gym.spaces.Box(-2, 1, (3,)), FEATURES, std=std, log_std_init=-1.5, squash=True)
+    assert type(head) is SquashedHead
+    assert type(head.inner) is (GSDEHead if std == "gsde" else GaussianHead)
+    assert head.log_std is head.inner.log_std
+    assert (head.log_std == -1.5).all()
+
+
+@pytest.mark.parametrize(("low", "high"), [(-np.inf, 1), (0, np.inf), (2, 2)])
+def test_squashing_needs_bounds(low: float, high: float) -> None:
+    space = gym.spaces.Box(np.array([-1, low], np.float32), np.array([1, high], np.float32))
+    with pytest.raises(UserError, match=r"cannot be squashed onto the bounds of .*; leave squash off") as error:
+        build_action_head(space, FEATURES, squash=True)
     assert "\n" not in str(error.value)
 
 

@@ -1,0 +1,93 @@
+"""Extensions: what makes an agent curious, robust or adapting. The algorithms know none of them.
+
+An extension brings its own options, whose names begin with its own; the one that is its name switches it on. Installed
+packages add theirs through the entry-point group `rltool.extensions`, each naming an `ExtensionKind`. Free of torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, create_model
+
+from rltool.registry import Registry
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from rltool.agents.on_policy import OnPolicyAgent, UpdateMetrics
+    from rltool.agents.rollout import Rollout
+    from rltool.networks import Distribution
+    from rltool.trees import Tree
+
+EXTENSIONS = Registry("extension", group="rltool.extensions")
+
+
+@dataclass(frozen=True)
+class ExtensionKind:
+    """A registered extension.
+
+    Attributes:
+        config: Its options.
+        implementation: `module:Class` of the `Extension`; called with the agent.
+    """
+
+    config: type[BaseModel]
+    implementation: str
+
+
+class Extension:
+    """What an agent is extended by; every hook does nothing unless a subclass says otherwise.
+
+    Args:
+        agent: The agent, its policy and optimizer already made.
+    """
+
+    def __init__(self, agent: OnPolicyAgent) -> None:
+        self.agent = agent
+        self.config = agent.config
+
+    def around(self) -> AbstractContextManager[Any]:
+        """Entered before each rollout and left after its update, also where either fails."""
+        return nullcontext()
+
+    def reward(self, rollout: Rollout) -> np.ndarray | float:
+        """What is added to the rewards of a rollout, `(T, N)`."""
+        return 0.0
+
+    def loss_term(self, observations: Tree, distribution: Distribution) -> torch.Tensor | float:
+        """What is added to the loss of a minibatch: its observations and the policy's answer to them."""
+        return 0.0
+
+    def after_update(self, rollout: Rollout) -> UpdateMetrics:
+        """Learn from the rollout, too; returns metrics by their `train/` names."""
+        return {}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that must survive from one rollout to the next, by name."""
+        return {}
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from what `state` returned."""
+
+
+@cache
+def with_extensions(config: type[BaseModel]) -> type[Any]:
+    """A config class with the options of all extensions."""
+    parts = [entry.load().config for entry in EXTENSIONS]
+    return create_model(config.__name__, __base__=(config, *parts), __doc__=config.__doc__)
+
+
+def build_extensions(agent: OnPolicyAgent) -> dict[str, Extension]:
+    """The extensions that an agent's config switches on, by name."""
+    extensions: dict[str, Extension] = {}
+    for entry in EXTENSIONS:
+        if getattr(agent.config, entry.name, None):
+            module, _, name = entry.load().implementation.partition(":")
+            extensions[entry.name] = getattr(importlib.import_module(module), name)(agent)
+    return extensions
