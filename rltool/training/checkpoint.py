@@ -109,7 +109,7 @@ def checksum(state: State, number: int = FORMAT) -> str:
     for name in sorted(state.tensors):
         tensor = state.tensors[name]
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        flat = tensor.reshape(-1).clone(memory_format=torch.contiguous_format)  # One element may have stride 0.
+        flat = tensor.reshape(-1).as_strided((tensor.numel(),), (1,))  # A single element may have stride 0.
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
