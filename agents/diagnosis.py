@@ -93,7 +93,7 @@ def diagnose(path: str | Path, episodes: int = 5, seed: int = 0, curvature: bool
         path: The run's folder, its name, or `latest`.
         episodes: Episodes to play, sampling actions as in training.
         seed: Seeds environments and sampling.
-        curvature: Compute the ends of the Hessian's spectrum; by default for small networks only.
+        curvature: Compute the ends of the Hessian's spectrum; by default for small networks without memory.
 
     Raises:
         UserError: There is no such run, or it has no weights yet.
@@ -118,7 +118,8 @@ def diagnose(path: str | Path, episodes: int = 5, seed: int = 0, curvature: bool
     case = Case(rows, config, played, agent.policy, inputs, agent.action_space, threshold)
     findings = [finding for rule in RULES if (finding := rule(case)) is not None]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    wanted = sum(p.numel() for p in agent.policy.parameters()) <= SMALL if curvature is None else curvature
+    small = sum(p.numel() for p in agent.policy.parameters()) <= SMALL and not agent.policy.has_memory
+    wanted = small if curvature is None else curvature
     try:
         extremes = loss_curvature(agent, played, seed) if wanted else None
     except RuntimeError as error:  # Not every operation of PyTorch can be differentiated twice.

@@ -457,6 +457,71 @@ def test_which_units_are_unused() -> None:
     assert not any(part._forward_hooks for part in tanh.modules())
 
 
+class Seen(gym.Env):
+    """Everything at once: numbers out of scale, a picture, and a mask that forbids the last action."""
+
+    observation_space = gym.spaces.Dict(
+        position=gym.spaces.Box(-500, 500, (2,), np.float32),
+        picture=gym.spaces.Box(0, 255, (16, 16, 3), np.uint8),
+        action_mask=gym.spaces.Box(0, 1, (3,), np.int8),
+    )
+    action_space = gym.spaces.Discrete(3)
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        pass
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        super().reset(seed=seed)
+        self.t = 0
+        return self._observe(), {}
+
+    def step(self, action: Any) -> tuple[dict, float, bool, bool, dict]:
+        self.t += 1
+        return self._observe(), float(action == 1), self.np_random.random() < 0.1, False, {}
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        return {
+            "position": self.np_random.uniform(-500, 500, 2).astype(np.float32),
+            "picture": self.np_random.integers(0, 256, (16, 16, 3)).astype(np.uint8),
+            "action_mask": np.array([1, 1, 0], np.int8),
+        }
+
+
+def test_observations_of_several_kinds(train: Callable[..., rltool.Run]) -> None:
+    gym.register("TestSeen-v0", Seen)
+    try:
+        run = train("ppo", "TestSeen-v0", total_timesteps=2_000, num_steps=32)
+        result = diagnose(run.path, curvature=True)
+    finally:
+        del gym.registry["TestSeen-v0"]
+    (finding,) = [finding for finding in result.findings if finding.name == "observations-unscaled"]
+    assert finding.severity == "serious"
+    assert finding.evidence.startswith("2 of 2 features")
+    assert result.curvature is not None
+
+
+@pytest.mark.parametrize("backbone", ["gru", "transformer"])
+def test_policies_with_memory(train: Callable[..., rltool.Run], backbone: str) -> None:
+    result = diagnose(train("a2c", "CartPole-v1", backbone=backbone, total_timesteps=2_000, num_steps=16).path)
+    assert result.returns == result.lengths
+    assert result.curvature is None
+    if backbone == "gru":
+        assert diagnose(result.run.path, curvature=True).curvature is not None
+
+
+def test_a_memory_sees_what_it_saw_when_it_played() -> None:
+    """Values in one pass over the sequences are those step by step."""
+    agent = A2C("CartPole-v1", backbone="gru", sequence_length=4)
+    result, _ = play(agent, "CartPole-v1", 1, seed=3)
+    state, critic = agent.policy.initial_state(1), agent.policy.critic()
+    step = {"policy": agent.policy.backbone, "value": agent.policy.value_backbone}
+    expected = []
+    for observation in result.observations:
+        expected.append(critic(observation[None], state)[0])
+        state = {name: step[name].step_as_numpy()(observation[None], state[name])[1] for name in state}
+    np.testing.assert_allclose(result.values, expected, atol=1e-5)
+
+
 # What is played, and the curvature
 
 

@@ -157,3 +157,22 @@ def test_where_the_repetition_goes(cli, copy_of_trained):
     assert rltool.load("elsewhere/twin").summary["finished"] is True
     assert sorted(path.name for path in copy_of_trained.parent.iterdir()) == ["mine"]
     shutil.rmtree("elsewhere")
+
+
+def test_functions_that_shaped_the_rewards_are_given_again(cli, workplace):
+    (workplace / "my_rewards.py").write_text(
+        "def double(obs, action, reward, next_obs, terminated):\n    return 2 * reward\n"
+    )
+    rltool.train("a2c", "CartPole-v1", total_timesteps=400, name="r", shaping="my_rewards:double", **SMALL)
+    said = cli("reproduce", "r").sentence(2)
+    assert (
+        said == "the rewards of this run were shaped by my_rewards:double; give it again: --shaping my_rewards:double"
+    )
+    assert cli("reproduce", "r", "--shaping", "my_rewards:double", "--quiet").code == 0
+
+
+def test_a_run_that_began_with_anothers_backbone():
+    rltool.train("a2c", "CartPole-v1", total_timesteps=400, name="first", **SMALL)
+    rltool.train("ppo", "CartPole-v1", total_timesteps=400, name="second", num_steps=50, batch_size=40,
+                 init_backbone="first", freeze_backbone=200, **SMALL)  # fmt: skip
+    assert rltool.reproduce("second").identical
