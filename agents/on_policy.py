@@ -216,9 +216,8 @@ class OnPolicyAgent(Agent):
                         f"the gradient stopped being a finite number before timestep {self.timesteps:,}; "
                         "lower --learning-rate or --max-grad-norm, or normalize observations and returns"
                     )
-                if self.policy.normalizer is not None:
-                    # Between updates only: while one goes on, ratios of old to new probabilities must stay exact.
-                    self.policy.normalizer.update(rollout.seen(rollout.valid))
+                # Between updates only: while one goes on, ratios of old to new probabilities must stay exact.
+                self.policy.observe(rollout.seen(rollout.valid))
                 answers = [each(self, metrics) for each in callbacks]  # All are asked before any is obeyed.
                 if False in answers:
                     break

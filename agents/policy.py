@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from copy import copy
 from typing import Any
@@ -69,10 +70,21 @@ class Policy(nn.Module):
         return self.backbone.has_memory
 
     def compile_backbones(self) -> None:
-        """Compile what the backbones compute in updates (`torch.compile`); weights and their names stay as they are."""
+        """Compile what the backbones compute in updates (`torch.compile`); weights and their names stay as they are.
+
+        Raises:
+            UserError: There is no compiler to do it with.
+        """
+        if not any(map(shutil.which, ("cc", "gcc", "clang", "cl"))):
+            raise UserError("compiling needs a C++ compiler, and there is none; install g++, or leave out --compile")
         for backbone in (self.backbone, self.value_backbone):
             if backbone is not None:
                 backbone.compile()
+
+    def observe(self, observations: Tree) -> None:
+        """Take observations `(B, ...)` into the running statistics, if there are any."""
+        if self.normalizer is not None:
+            self.normalizer.update(without_mask(observations) if self.masked else observations)
 
     def initial_state(self, batch: int) -> dict[str, Tree] | None:
         """State of policy and critic before the first observations of `batch` episodes; None without memory."""

@@ -15,7 +15,7 @@ class RunConfig(BaseModel):
     total_timesteps: PositiveInt = Field(100_000, description="Budget, summed over environments.")
     seed: NonNegativeInt = Field(0, description="Seeds weights, environments and exploration.")
     device: str = Field("cpu", description="Where tensors live: cpu or cuda.")
-    threads: PositiveInt = Field(1, description="Threads of PyTorch; small networks are fastest with one.")
+    threads: PositiveInt = Field(1, description="Threads of PyTorch and NumPy; small networks are fastest with one.")
     log_freq: PositiveInt = Field(2_000, description="Timesteps between two rows of metrics.csv.")
     eval_freq: NonNegativeInt = Field(20_000, description="Timesteps between two evaluations; 0: never.")
     eval_episodes: PositiveInt = Field(10, description="Episodes of an evaluation.")

@@ -225,8 +225,10 @@ def _describe_preset(preset: str, data: str) -> str:
 
 def _set_threads(threads: int) -> None:
     import torch
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(threads)
+    threadpool_limits(threads, user_api="blas")  # NumPy's, which acting uses: more are slower on small matrices.
 
 
 __all__ = ["UserError", "resolve_options", "resume", "train"]
