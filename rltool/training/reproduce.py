@@ -12,7 +12,7 @@ from rltool.errors import TrainingError, UserError
 from rltool.training.checkpoint import load_state, read_values
 from rltool.training.loggers import Row
 from rltool.training.run import Run, create_run, shown
-from rltool.training.train import begin, check_functions, resume
+from rltool.training.train import begin, check_functions, resume, set_threads
 
 TIMESTEPS = "time/total_timesteps"
 
@@ -115,7 +115,7 @@ def reproduce(
     options = original.options.model_copy(
         update={"run_dir": str(parent), "name": name or _free_name(parent, f"{original.path.name}-again")}
     )
-    torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     learner = original.build(**functions)
     if options.init_backbone is not None:
         learner.init_backbone(Run(options.init_backbone).model)

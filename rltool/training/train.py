@@ -50,7 +50,7 @@ def train(method: str, data: str, *, callback: Callback | None = None, progress:
     functions = {name: options[name] for name in FUNCTIONS if options.get(name) is not None}
     names = {name: function if isinstance(function, str) else _name(function) for name, function in functions.items()}
     run_config, config, preset = resolve_options(known, data, {**options, **names})
-    _set_threads(run_config.threads)
+    set_threads(run_config.threads)
     learner = known.learner_class()(
         data, config, seed=run_config.seed, device=run_config.device, env_kwargs=run_config.env_kwargs, **functions
     )
@@ -103,7 +103,7 @@ def resume(
     if run.summary.get("finished") and run.summary.get("total_timesteps", 0) >= total:
         return run
     check_functions(run, functions)
-    _set_threads(run.options.threads)
+    set_threads(run.options.threads)
     with locked(run.path, shown(run.path)):
         for folder in (run.path, run.path / "checkpoints"):
             remove_temporaries(folder)
@@ -223,7 +223,8 @@ def _describe_preset(preset: str, data: str) -> str:
     return "tuned options (--preset none to do without)" if preset == data else f"options tuned for {preset}"
 
 
-def _set_threads(threads: int) -> None:
+def set_threads(threads: int) -> None:
+    """Threads of PyTorch and of NumPy's matrix products."""
     import torch
     from threadpoolctl import threadpool_limits
 
