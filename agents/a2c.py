@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rltool.agents.advantages import gae
+from rltool.agents.advantages import explained_variance, gae
 from rltool.agents.config import A2CConfig
 from rltool.agents.on_policy import OnPolicyAgent, UpdateMetrics
 from rltool.agents.rollout import Rollout
@@ -28,6 +28,7 @@ class A2C(OnPolicyAgent):
         advantages = gae(
             rollout.rewards, old_values, next_values, rollout.terminated, rollout.done, config.gamma, gae_lambda
         )
+        explained = explained_variance((advantages + old_values)[rollout.valid], old_values[rollout.valid])
         returns = self.tensor(advantages + old_values)
         if config.normalize_advantages:
             chosen = advantages[rollout.valid]
@@ -48,4 +49,5 @@ class A2C(OnPolicyAgent):
             "value_loss": value_loss.detach(),
             "entropy_loss": -entropy.detach(),
             "grad_norm": grad_norm,
+            **explained,
         }

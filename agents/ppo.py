@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from rltool.agents.advantages import gae
+from rltool.agents.advantages import explained_variance, gae
 from rltool.agents.config import PPOConfig
 from rltool.agents.on_policy import OnPolicyAgent, UpdateMetrics
 from rltool.agents.rollout import Rollout
@@ -90,6 +90,7 @@ class PPO(OnPolicyAgent):
             log_ratios.append(log_ratio)
             grad_norms.append(self.optimizer.step(loss))
         metrics: UpdateMetrics = {"entropy_loss": -entropy, "clip_range": clip_range}
+        metrics |= explained_variance((advantages + old_values)[rollout.valid], old_values[rollout.valid])
         if losses:
             log_ratio = torch.cat(log_ratios)
             metrics["policy_gradient_loss"], metrics["value_loss"] = torch.stack(losses).mean(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rltool.agents.advantages import discounted_returns
+from rltool.agents.advantages import discounted_returns, explained_variance
 from rltool.agents.config import REINFORCEConfig
 from rltool.agents.on_policy import OnPolicyAgent, UpdateMetrics
 from rltool.agents.rollout import Rollout
@@ -54,5 +54,6 @@ class REINFORCE(OnPolicyAgent):
             value_loss = (returns - values).square().mean()
             loss = loss + config.vf_coef * value_loss
             metrics["value_loss"] = value_loss.detach()
+            metrics |= explained_variance(credit[valid], values.detach().cpu().numpy())
         metrics["grad_norm"] = self.optimizer.step(loss + self.extra_loss(observations, distribution))
         return metrics

@@ -11,18 +11,20 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from rltool import __version__
-from rltool.cli import evaluate, list_, plot, resume, train
+from rltool.cli import diagnose, evaluate, list_, plot, reproduce, resume, train
 from rltool.errors import TrainingError, UserError, unknown
 
 # Typer carries its own click; the base of its usage errors is reached through the one class it exports.
 UsageError: Any = typer.BadParameter.__mro__[2]
+
+VERBS = ["train", "eval", "plot", "diagnose", "resume", "reproduce", "list"]
 
 
 class VerbGroup(TyperGroup):
     """Lists the verbs in the order in which they are used."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(self.commands, key=["train", "eval", "plot", "resume", "list"].index)
+        return sorted(self.commands, key=VERBS.index)
 
 
 app = typer.Typer(
@@ -37,6 +39,8 @@ app.add_typer(train.app, name="train")
 app.command("resume")(resume.resume)
 app.command("eval")(evaluate.evaluate)
 app.command("plot")(plot.plot)
+app.command("diagnose")(diagnose.diagnose)
+app.command("reproduce")(reproduce.reproduce)
 app.add_typer(list_.app, name="list")
 
 

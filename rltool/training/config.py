@@ -20,6 +20,7 @@ class RunConfig(BaseModel):
     eval_freq: NonNegativeInt = Field(20_000, description="Timesteps between two evaluations; 0: never.")
     eval_episodes: PositiveInt = Field(10, description="Episodes of an evaluation.")
     save_freq: NonNegativeInt = Field(50_000, description="Timesteps between two checkpoints; 0: only at the end.")
+    keep_checkpoints: PositiveInt = Field(2, description="Checkpoints kept; older ones are removed.")
     run_dir: str = Field("runs", description="Folder that runs are put in.")
     name: str | None = Field(None, description="Name of the run's folder; by default <method>-<data>-<number>.")
     preset: str = Field(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rltool.errors import UserError
+from rltool.training.checkpoint import disk_error
 from rltool.training.run import Run
 from rltool.training.statistics import bootstrap_interval, iqm
 
@@ -45,6 +46,20 @@ def draw_learning_curve(run: Run) -> Path:
     axes.legend(frameon=False)
     path = run.path / "learning_curve.png"
     figure.savefig(path)
+    return path
+
+
+def draw_reproduction(original: Run, repeated: Run) -> Path:
+    """Draw `reproduction.png` into the repeated run: both learning curves, the repeated one dashed."""
+    figure, axes = _axes(f"{original.method} on {original.data}, twice", "return")
+    for run, style, label in ((original, "-", "original"), (repeated, "--", "repeated")):
+        axes.plot(*curve(run, "rollout/ep_rew_mean"), style, label=label)
+    axes.legend(frameon=False)
+    path = repeated.path / "reproduction.png"
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise disk_error(path, error) from error
     return path
 
 

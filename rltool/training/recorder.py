@@ -17,8 +17,6 @@ from rltool.training.loggers import CSVLogger, Row, TensorBoardLogger
 from rltool.training.progress import Progress
 from rltool.training.run import Run
 
-KEPT_CHECKPOINTS = 2
-
 
 class Recorder:
     """A callback for `learn` that keeps a run's folder up to date.
@@ -128,7 +126,7 @@ class Recorder:
             "timesteps": self.timesteps,
         }
         save_state(self.run.path / "checkpoints" / f"step-{self.timesteps:012d}.safetensors", state)
-        for old in self.run.checkpoints()[:-KEPT_CHECKPOINTS]:
+        for old in self.run.checkpoints()[: -self.options.keep_checkpoints]:
             old.unlink(missing_ok=True)
         if self.best is None:
             self.learner.save(self.run.path / "model.safetensors")

@@ -17,8 +17,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rltool.errors import TrainingError, UserError
-from rltool.training.checkpoint import disk_error, read_values, write_atomically
+from rltool.training.checkpoint import FORMAT, check_format, disk_error, read_values, write_atomically
 from rltool.training.config import RunConfig
 from rltool.training.loggers import Row, read_metrics
 from rltool.training.methods import METHODS
@@ -35,7 +37,7 @@ class Run:
         config: What `config.json` holds: method, data, all options, versions, command.
 
     Raises:
-        UserError: The folder is missing, half-written or not a run.
+        UserError: The folder is missing, half-written, not a run, or a newer version's.
 
     Example:
         >>> run = Run("runs/ppo-CartPole-v1-1")  # doctest: +SKIP
@@ -46,6 +48,7 @@ class Run:
     def __init__(self, path: str | Path) -> None:
         self.path = resolve_run(path)
         self.config: dict[str, Any] = self._read_json("config.json")
+        check_format(self.path / "config.json", self.config.get("format"))
         for key, kind in (("method", str), ("data", str), ("run", dict), ("config", dict)):
             if not isinstance(self.config.get(key), kind):
                 raise UserError(f"{self.path}/config.json is not a run's (its '{key}' is missing or damaged)")
@@ -227,12 +230,14 @@ def create_run(method: str, data: str, options: RunConfig, config: dict[str, Any
             (
                 json.dumps(
                     {
+                        "format": FORMAT,
                         "method": method,
                         "data": data,
                         "run": options.model_dump(mode="json"),
                         "config": config,
                         "command": " ".join(sys.argv),
                         "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+                        "platform": _platform(),
                         "git": _git_hash(),
                     },
                     indent=2,
@@ -273,6 +278,11 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "unknown"
+
+
+def _platform() -> str:
+    """The system, and the instructions PyTorch uses: sums are rounded differently with others."""
+    return f"{platform.platform()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _git_hash() -> str | None:

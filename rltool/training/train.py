@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rltool.errors import TrainingError, UserError
-from rltool.training.checkpoint import disk_error, load_state
+from rltool.training.checkpoint import NewerFormatError, disk_error, load_state, remove_temporaries
+from rltool.training.lock import locked
 from rltool.training.methods import METHODS, Method
 from rltool.training.options import resolve_options
 from rltool.training.progress import Progress, make_progress
@@ -49,18 +50,31 @@ def train(method: str, data: str, *, callback: Callback | None = None, progress:
     functions = {name: options[name] for name in FUNCTIONS if options.get(name) is not None}
     names = {name: function if isinstance(function, str) else _name(function) for name, function in functions.items()}
     run_config, config, preset = resolve_options(known, data, {**options, **names})
-    _set_threads(run_config.threads)
+    set_threads(run_config.threads)
     learner = known.learner_class()(
         data, config, seed=run_config.seed, device=run_config.device, env_kwargs=run_config.env_kwargs, **functions
     )
     if run_config.init_backbone is not None:
         learner.init_backbone(Run(run_config.init_backbone).model)
     run = create_run(method, data, run_config, config.model_dump(mode="json"))
-    display = make_progress(progress)
-    display.start(
-        f"{method} on {data}, {_describe_preset(preset, data)} → {shown(run.path)}", run_config.total_timesteps
-    )
-    return _execute(run, learner, run_config.total_timesteps, display, None, callback)
+    return begin(run, learner, _describe_preset(preset, data), progress, callback)
+
+
+def begin(run: Run, learner: Any, described: str, progress: bool, callback: Callback | None) -> Run:
+    """Train a fresh learner in a run that was just created.
+
+    Args:
+        run: The run.
+        learner: What is trained.
+        described: Where its options come from, for the display.
+        progress: Show a display.
+        callback: As in `train`.
+    """
+    total = run.options.total_timesteps
+    with locked(run.path, shown(run.path)):
+        display = make_progress(progress)
+        display.start(f"{run.method} on {run.data}, {described} → {shown(run.path)}", total)
+        return _execute(run, learner, total, display, None, callback)
 
 
 def resume(
@@ -82,24 +96,36 @@ def resume(
             them.
 
     Raises:
-        UserError: There is no such run, its files are damaged, or a function is missing.
+        UserError: There is no such run, its files are damaged, a function is missing, or another process trains it.
     """
     run = Run(path)
     total = total_timesteps or run.options.total_timesteps
     if run.summary.get("finished") and run.summary.get("total_timesteps", 0) >= total:
         return run
+    check_functions(run, functions)
+    set_threads(run.options.threads)
+    with locked(run.path, shown(run.path)):
+        for folder in (run.path, run.path / "checkpoints"):
+            remove_temporaries(folder)
+        learner, kept, sentences = _last_checkpoint(run, functions)
+        done = learner.timesteps
+        display = make_progress(progress)
+        display.start(f"{run.method} on {run.data}, from timestep {done:,} → {shown(run.path)}", total, done)
+        for sentence in sentences:
+            display.note(sentence)
+        return _execute(run, learner, total, display, kept, callback)
+
+
+def check_functions(run: Run, functions: Mapping[str, Any]) -> None:
+    """See that the functions which shaped a run's rewards were given again.
+
+    Raises:
+        UserError: One is missing.
+    """
     for name in FUNCTIONS:
         needed = getattr(run.options, name)
         if needed is not None and functions.get(name) is None:
             raise UserError(f"the rewards of this run were shaped by {needed}; give it again: --{name} {needed}")
-    _set_threads(run.options.threads)
-    display = make_progress(progress)
-    learner, kept, sentences = _last_checkpoint(run, functions)
-    done = learner.timesteps
-    display.start(f"{run.method} on {run.data}, from timestep {done:,} → {shown(run.path)}", total, done)
-    for sentence in sentences:
-        display.note(sentence)
-    return _execute(run, learner, total, display, kept, callback)
 
 
 def _last_checkpoint(run: Run, functions: Mapping[str, Any]) -> tuple[Any, dict[str, Any] | None, list[str]]:
@@ -115,6 +141,8 @@ def _last_checkpoint(run: Run, functions: Mapping[str, Any]) -> tuple[Any, dict[
             state = load_state(file)
             exact = learner.restore(state)
             kept: dict[str, Any] = state.values["recorder"]
+        except NewerFormatError:
+            raise
         except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError):
             sentences.append(f"{file.name} is damaged; going on from the checkpoint before it")
             continue
@@ -195,7 +223,8 @@ def _describe_preset(preset: str, data: str) -> str:
     return "tuned options (--preset none to do without)" if preset == data else f"options tuned for {preset}"
 
 
-def _set_threads(threads: int) -> None:
+def set_threads(threads: int) -> None:
+    """Threads of PyTorch and of NumPy's matrix products."""
     import torch
     from threadpoolctl import threadpool_limits
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import RolloutBuffer
 
-from rltool.agents.advantages import discounted_returns, gae
+from rltool.agents import A2C, PPO, REINFORCE, OnPolicyAgent
+from rltool.agents.advantages import discounted_returns, explained_variance, gae
 from rltool.agents.rollout import Rollout
 
 
@@ -186,3 +189,55 @@ def test_next_values(finals: list[tuple[int, int, float]]) -> None:
         expected[t, n] = 10 * value
     np.testing.assert_array_equal(rollout.next_values(values, 10 * bootstrap[:, 0]), expected)
     assert values.tolist() == [[1, 2], [3, 4], [5, 6]]
+
+
+def test_explained_variance_by_hand() -> None:
+    returns = np.array([1, 2, 3, 4], np.float32)
+    assert explained_variance(returns, returns + 7) == {"explained_variance": 1.0}  # Only the spread counts.
+    assert explained_variance(returns, np.zeros(4, np.float32)) == {"explained_variance": 0.0}
+    # Errors 0 0 0 4 have variance 3, the returns 5/4.
+    worse = explained_variance(returns, np.array([1, 2, 3, 0], np.float32))
+    assert worse == {"explained_variance": pytest.approx(1 - 3 / 1.25)}
+
+
+@pytest.mark.parametrize("constant", [0.0, 499.99998, -1e-3])
+def test_explained_variance_is_left_out_where_nothing_varies(constant: float) -> None:
+    returns = np.full(50, constant, np.float32)
+    assert explained_variance(returns, np.arange(50, dtype=np.float32)) == {}
+    assert explained_variance(returns[:1], np.ones(1, np.float32)) == {}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("huge", [1e30, np.inf, np.nan])
+def test_explained_variance_is_left_out_where_numbers_overflow(huge: float) -> None:
+    returns, values = np.array([1, 2, huge], np.float32), np.array([1, 2, 3], np.float32)
+    assert explained_variance(returns, values) == {}
+    assert explained_variance(values, returns) == {}
+
+
+def test_explained_variance_leaves_its_arguments_alone() -> None:
+    returns, values = np.array([1, 2, 4], np.float32), np.array([1, 1, 2], np.float32)
+    explained_variance(returns, values)
+    assert returns.tolist() == [1, 2, 4]
+    assert values.tolist() == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (REINFORCE, {"credit": "value_baseline"}),
+        (A2C, {"num_envs": 4, "num_steps": 16}),
+        (PPO, {"num_envs": 4, "num_steps": 32, "batch_size": 64, "num_epochs": 1}),
+    ],
+)
+def test_agents_with_a_critic_report_it(cls: type[OnPolicyAgent], options: dict[str, Any]) -> None:
+    seen: list[float] = []
+    cls("CartPole-v1", **options).learn(1_000, lambda _, metrics: seen.append(metrics.get("explained_variance")))
+    assert seen
+    assert all(value is not None and value <= 1 for value in seen)
+
+
+def test_reinforce_without_a_critic_does_not() -> None:
+    seen: list[set[str]] = []
+    REINFORCE("CartPole-v1").learn(300, lambda _, metrics: seen.append(set(metrics)))
+    assert not any("explained_variance" in names for names in seen)

@@ -26,7 +26,7 @@ def edit(run, **changes):
     (run / "config.json").write_text(json.dumps(config))
 
 
-@pytest.mark.parametrize("verb", ["eval", "resume", "plot"])
+@pytest.mark.parametrize("verb", ["eval", "resume", "plot", "diagnose", "reproduce"])
 @pytest.mark.parametrize(
     "content",
     [
@@ -151,6 +151,36 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(cli, copy_of_train
     assert [row["time/total_timesteps"] for row in rltool.load("mine").metrics] == [500, 1_000, 1_500, 2_000]
 
 
+@pytest.mark.parametrize("place", [60, 0.5, -1])
+def test_one_flipped_byte_of_a_checkpoint_is_found(cli, copy_of_trained, place):
+    newest = copy_of_trained / "checkpoints" / "step-000000001500.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[int(place * len(content)) if isinstance(place, float) else place] ^= 1
+    newest.write_bytes(content)
+    done = cli("resume", "mine", "-n", 2_000)
+    assert done.code == 0, done.err
+    assert "step-000000001500.safetensors is damaged; going on from the checkpoint before it" in done.err
+    assert newest.with_suffix(".damaged").read_bytes() == content
+
+
+@pytest.mark.parametrize("place", ["config", "checkpoint", "model"])
+def test_a_newer_format_is_one_sentence_and_nothing_is_set_aside(cli, copy_of_trained, monkeypatch, place):
+    if place == "config":
+        edit(copy_of_trained, format=7)
+    else:
+        folder = copy_of_trained / "checkpoints" if place == "checkpoint" else copy_of_trained
+        for file in folder.glob("*.safetensors"):
+            state = load_state(file)
+            with monkeypatch.context() as patch:
+                patch.setattr("rltool.training.checkpoint.FORMAT", 7)
+                patch.setattr("rltool.training.checkpoint.checksum.__defaults__", (7,))
+                save_state(file, state)
+    before = sorted(path.name for path in copy_of_trained.rglob("*"))
+    said = cli(*(("eval", "mine") if place == "model" else ("resume", "mine", "-n", 2_000))).sentence(2)
+    assert said.endswith("was written by a newer rltool (format 7); upgrade rltool")
+    assert sorted(path.name for path in copy_of_trained.rglob("*")) == before
+
+
 def test_a_checkpoint_of_another_network_is_damaged_too(cli, copy_of_trained):
     newest = copy_of_trained / "checkpoints" / "step-000000001500.safetensors"
     state = load_state(newest)
@@ -198,7 +228,7 @@ def test_a_module_that_a_run_names_is_announced(cli, command, workplace):
 
 @pytest.mark.parametrize("place", ["inside", "above"])
 @pytest.mark.parametrize("where", ["config", "weights"])
-@pytest.mark.parametrize("verb", ["eval", "resume"])
+@pytest.mark.parametrize("verb", ["eval", "resume", "diagnose", "reproduce"])
 def test_a_module_is_never_imported_from_the_runs_own_folder(
     cli, copy_of_trained, workplace, monkeypatch, place, where, verb
 ):
@@ -213,7 +243,7 @@ def test_a_module_is_never_imported_from_the_runs_own_folder(
     monkeypatch.chdir(copy_of_trained if place == "inside" else copy_of_trained.parent)
     done = cli(verb, "." if place == "inside" else "mine", *(("-n", 3_000) if verb == "resume" else ()))
     assert not (workplace / "HARM").exists()
-    if where == "config" or verb == "eval":  # Resuming does not read the model's weights.
+    if where == "config" or verb in ("eval", "diagnose"):  # The others do not read the model's environment.
         assert "never" in done.sentence(2)
     assert "Traceback" not in done.err
 
@@ -227,7 +257,7 @@ def test_a_link_to_a_module_does_not_get_around_it(cli, copy_of_trained, workpla
 
 
 def test_nothing_in_a_run_is_executable(trained):
-    endings = {path.suffix for path in trained.rglob("*") if path.is_file()}
+    endings = {path.suffix for path in trained.rglob("*") if path.is_file() and path.name != ".lock"}
     assert endings == {".json", ".csv", ".png", ".safetensors"}
     for path in trained.rglob("*.safetensors"):
         assert b"cpython" not in path.read_bytes()

@@ -12,7 +12,7 @@ import rltool
 from rltool.training.config import RunConfig
 from rltool.training.methods import METHODS
 
-VERBS = ["train", "resume", "eval", "plot", "list"]
+VERBS = ["train", "eval", "plot", "diagnose", "resume", "reproduce", "list"]
 
 
 def test_version(cli):
@@ -31,7 +31,7 @@ def test_every_verb_has_help(cli, verb):
 
 def test_the_front_page_lists_the_verbs_in_the_order_of_use(cli):
     page = cli("--help").out
-    places = [page.index(f"│ {verb} ") for verb in ("train", "eval", "plot", "resume", "list")]
+    places = [page.index(f"│ {verb} ") for verb in VERBS]
     assert places == sorted(places)
 
 
@@ -88,6 +88,8 @@ print("heavy", json.dumps(sorted(heavy)), file=sys.stderr)
         (["train", "--help"], 0),
         (["train", "ppo", "--help"], 0),
         (["eval", "--help"], 0),
+        (["diagnose", "--help"], 0),
+        (["reproduce", "--help"], 0),
         (["train", "ppo", "CartPole-v1", "--gama", "1"], 2),
         (["train", "poo", "CartPole-v1"], 2),
         (["train", "ppo"], 2),

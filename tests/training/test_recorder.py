@@ -73,6 +73,13 @@ def test_the_last_two_checkpoints_are_kept(record):
     assert [p.name for p in run.checkpoints()] == ["step-000000000500.safetensors"]  # Only at the end.
 
 
+@pytest.mark.parametrize("keep", [1, 3])
+def test_as_many_checkpoints_are_kept_as_were_asked_for(record, keep):
+    run, *_ = record(100, 500, eval_freq=0, save_freq=100, keep_checkpoints=keep)
+    expected = [f"step-{t:012d}.safetensors" for t in (100, 200, 300, 400, 500)][-keep:]
+    assert [p.name for p in run.checkpoints()] == expected
+
+
 def test_the_recorders_own_state_travels_in_the_checkpoint(record):
     run, learner, _, recorder = record(30, 90, log_freq=60, eval_freq=60, save_freq=30)
     state = load_state(run.checkpoints()[-1]).values["recorder"]

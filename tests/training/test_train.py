@@ -9,6 +9,7 @@ import threading
 import gymnasium as gym
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import rltool
@@ -227,6 +228,57 @@ def test_the_same_state_is_the_same_bytes(tmp_path):
     assert all(torch.equal(state.tensors[name], tensors[name]) for name in tensors)
 
 
+def test_every_flipped_byte_is_found(tmp_path):
+    state = State({"a": torch.arange(6.0).view(2, 3), "n": torch.tensor(True)}, {"x": [1, 0.5], "y": {"z": "text"}})
+    save_state(tmp_path / "good", state)
+    content = (tmp_path / "good").read_bytes()
+    for place in range(len(content)):
+        for bit in (1, 32, 128):
+            damaged = bytearray(content)
+            damaged[place] ^= bit
+            (tmp_path / "bad").write_bytes(damaged)
+            with pytest.raises(rltool.UserError, match="is damaged or was not written by rltool"):
+                load_state(tmp_path / "bad")
+
+
+def test_tensors_of_every_kind_can_be_saved(tmp_path):
+    tensors = {
+        "stride 0": torch.tensor(3).expand(1),
+        "broadcast": torch.ones(1, 2).expand(3, 2),
+        "transposed": torch.arange(6).view(2, 3).T,
+        "scalar": torch.tensor(2.0, dtype=torch.float64),
+        "empty": torch.zeros(0, 4),
+        "half": torch.ones(3, dtype=torch.bfloat16),
+        "flags": torch.tensor([True, False]),
+    }
+    save_state(tmp_path / "file", State(tensors, {}))
+    loaded = load_state(tmp_path / "file").tensors
+    assert all(torch.equal(tensors[name], loaded[name]) for name in tensors)
+
+
+def test_values_are_checked_as_json_has_them(tmp_path):
+    save_state(tmp_path / "file", State({}, {"counts": {9: 1, 10: 2}, "pair": (1, float("nan"))}))
+    values = load_state(tmp_path / "file").values
+    assert values["counts"] == {"9": 1, "10": 2}
+    assert values["pair"][0] == 1
+
+
+def test_files_from_before_there_were_checksums_can_be_read(tmp_path):
+    safetensors.torch.save_file({"a": torch.ones(2)}, tmp_path / "old", {"rltool": '{"x": 1}'})
+    state = load_state(tmp_path / "old")
+    assert state.values == {"x": 1} == read_values(tmp_path / "old")
+    assert torch.equal(state.tensors["a"], torch.ones(2))
+
+
+def test_resuming_removes_what_a_killed_process_left(train):
+    run = train(total_timesteps=400)
+    left = [run.path / ".metrics.csv.1.tmp", run.path / "checkpoints" / ".step-000000000600.safetensors.1.tmp"]
+    for file in left:
+        file.write_bytes(b"half")
+    rltool.resume(run.path, 500)
+    assert not any(file.exists() for file in left)
+
+
 def test_tensors_under_a_prefix():
     state = State()
     state.add("policy", {"w": torch.ones(1)})
@@ -258,6 +310,8 @@ def test_names_become_plain_folder_names():
 def test_config_json_says_how_it_was_made(train):
     config = json.loads((train(total_timesteps=20, seed=7).path / "config.json").read_text())
     assert config["versions"].keys() == {"python", "rltool", "torch", "numpy", "gymnasium"}
+    assert config["format"] == 1
+    assert config["platform"]
     assert config["run"]["seed"] == 7
     assert config["config"]["num_envs"] == 4
     assert isinstance(config["command"], str)
