@@ -29,7 +29,10 @@ def resolve_options(method: Method, data: str, options: Mapping[str, Any]) -> tu
     for name in options:
         if name not in fields:
             raise unknown("option", name, fields)
-    merged = {**method.presets.get(preset, {}), **options, "preset": preset}
+    tuned = method.presets.get(preset, {})
+    # Arguments of the environment add to the preset's: a game still has its frames stacked.
+    arguments = {**tuned.get("env_kwargs", {}), **options.get("env_kwargs", {})}
+    merged = {**tuned, **options, "env_kwargs": arguments, "preset": preset}
     run = validate(RunConfig, {k: v for k, v in merged.items() if k in RunConfig.model_fields})
     config = validate(method.config, {k: v for k, v in merged.items() if k not in RunConfig.model_fields})
     return run, config, preset
