@@ -86,7 +86,9 @@ def with_extensions(config: type[BaseModel]) -> type[Any]:
     parts = [entry.load().config for entry in EXTENSIONS]
     checks: dict[str, Any] = {"_idle_options": model_validator(mode="after")(_refuse_idle_options)}
     # Pydantic takes fields from the last base first: the algorithm's own options come before all others.
-    return create_model(config.__name__, __base__=(*parts, config), __doc__=config.__doc__, __validators__=checks)
+    return create_model(
+        config.__name__, __base__=(*reversed(parts), config), __doc__=config.__doc__, __validators__=checks
+    )
 
 
 def _refuse_idle_options(config: BaseModel) -> BaseModel:
