@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel, create_model, model_validator
 
 from rltool.registry import Registry
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from rltool.trees import Tree
 
 EXTENSIONS = Registry("extension", group="rltool.extensions")
+EXTENSIONS.add("rnd", "rltool.agents.exploration_config:rnd", "curiosity: rewards for what was seen seldom")
+EXTENSIONS.add("icm", "rltool.agents.exploration_config:icm", "curiosity: rewards for what was not foreseen")
+EXTENSIONS.add("parameter_noise", "rltool.agents.exploration_config:parameter_noise", "noise in the policy's weights")
+EXTENSIONS.add("noisy", "rltool.agents.exploration_config:noisy", "learned noise in the weights of hidden layers")
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,21 @@ class Extension:
 def with_extensions(config: type[BaseModel]) -> type[Any]:
     """A config class with the options of all extensions."""
     parts = [entry.load().config for entry in EXTENSIONS]
-    return create_model(config.__name__, __base__=(config, *parts), __doc__=config.__doc__)
+    checks: dict[str, Any] = {"_idle_options": model_validator(mode="after")(_refuse_idle_options)}
+    # Pydantic takes fields from the last base first: the algorithm's own options come before all others.
+    return create_model(
+        config.__name__, __base__=(*reversed(parts), config), __doc__=config.__doc__, __validators__=checks
+    )
+
+
+def _refuse_idle_options(config: BaseModel) -> BaseModel:
+    """An option of an extension that is off does nothing; whoever set it believes otherwise."""
+    for entry in EXTENSIONS:
+        if not getattr(config, entry.name, None):
+            for name, field in type(config).model_fields.items():
+                if name.startswith(f"{entry.name}_") and getattr(config, name) != field.default:
+                    raise ValueError(f"{name.replace('_', '-')} does nothing without --{entry.name.replace('_', '-')}")
+    return config
 
 
 def build_extensions(agent: OnPolicyAgent) -> dict[str, Extension]:

@@ -77,6 +77,16 @@ class Rollout:
         last = map_tree(lambda leaf: leaf[-1], self.observations)
         return concatenate(last, self.final_observations) if len(self.final_index[0]) else last
 
+    def successors(self) -> Tree:
+        """What followed each step, as rows `(T * N, ...)`: where an episode ended, its last observation."""
+
+        def follow(rows: np.ndarray, final: np.ndarray) -> np.ndarray:
+            rows = rows[1:].copy()
+            rows[self.final_index] = final
+            return rows.reshape(-1, *rows.shape[2:])
+
+        return map_tree(follow, self.observations, self.final_observations)
+
     def sequences(self) -> SequenceTable | None:
         """How rows follow each other, for a policy with memory; None for one without."""
         return None if self.cuts is None else SequenceTable(self.cuts, self.rewards.shape)

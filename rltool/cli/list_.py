@@ -59,6 +59,15 @@ def backbones() -> None:
     _table("backbones", ["backbone", "what it is"], [[entry.name, entry.summary] for entry in BACKBONES])
 
 
+@app.command("extensions")
+def extensions() -> None:
+    """What agents can be extended by; each name is an option of `rltool train`."""
+    from rltool.agents.extensions import EXTENSIONS
+
+    rows = [[f"--{entry.name.replace('_', '-')}", entry.summary] for entry in EXTENSIONS]
+    _table("extensions", ["option", "what it is"], rows)
+
+
 @app.command("runs")
 def runs(run_dir: Annotated[str, typer.Option("--run-dir", help="Folder of the runs.")] = "runs") -> None:
     """Runs in a folder."""

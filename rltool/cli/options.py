@@ -33,10 +33,13 @@ def option_parameters(
     """A keyword parameter with a `typer.Option` for each field of a config.
 
     Every default is None, so that an option that was given can be told from one that was not; help shows the real one.
+    A field may name a panel of its own in its `json_schema_extra`.
     """
     for name, field in config.model_fields.items():
         if name not in skip:
-            yield _parameter(name, field, panel)
+            extra = field.json_schema_extra
+            own = extra.get("panel") if isinstance(extra, dict) else None
+            yield _parameter(name, field, str(own or panel))
 
 
 def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:

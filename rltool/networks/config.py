@@ -74,7 +74,7 @@ class BackboneConfig(BaseModel):
     )
     patch_size: PositiveInt = Field(8, description="Side of the transformer's image patches, in pixels.")
     noisy: bool = Field(
-        False, description="Hidden layers of the mlp have noisy weights while updating, and their means while acting."
+        False, description="Hidden layers of the mlp have learned noise in their weights while training."
     )
     spectral_norm: bool = Field(
         False, description="Divide the weights of linear and convolutional layers by their largest singular value."

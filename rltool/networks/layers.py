@@ -43,7 +43,9 @@ class NoisyLinear(nn.Module):
     """A linear layer with learned noise (Fortunato et al., "Noisy networks for exploration", ICLR 2018).
 
     While training, weights are `weight + weight_sigma * f(e_out) f(e_in)` with factorized Gaussian noise e and
-    f(x) = sign(x) sqrt(|x|); noise is held until `resample`. In evaluation mode weights are their means.
+    f(x) = sign(x) sqrt(|x|); noise is held until `resample`. In evaluation mode weights are their means, unless
+    `exploring` is set: then inference has the same noise, which an agent needs whose updates ask how probable its
+    actions were.
 
     Args:
         in_features: Width of the input.
@@ -56,6 +58,7 @@ class NoisyLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, sigma: float = 0.5) -> None:
         super().__init__()
+        self.exploring = False
         bound = 1 / math.sqrt(max(in_features, 1))
         self.weight = nn.Parameter(torch.empty(out_features, in_features).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(out_features).uniform_(-bound, bound))
@@ -72,11 +75,16 @@ class NoisyLinear(nn.Module):
             noise.copy_(x.sign() * x.abs().sqrt())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
+        if not (self.training or self.exploring):
             return F.linear(x, self.weight, self.bias)
         # W x + S * (f(e_out) f(e_in)) x without the noisy matrix: inputs are scaled before S, outputs behind it.
         noise = F.linear(x * self.noise_in, self.weight_sigma, self.bias_sigma)
         return F.linear(x, self.weight, self.bias) + noise * self.noise_out
+
+    def noisy_weights(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias with the noise of this moment."""
+        weight = self.weight + self.weight_sigma * torch.outer(self.noise_out, self.noise_in)
+        return weight, self.bias + self.bias_sigma * self.noise_out
 
 
 def resample_noise(module: nn.Module, generator: torch.Generator | None = None) -> None:

@@ -35,7 +35,13 @@ NUMPY_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 
 
 def linear_as_numpy(layer: nn.Linear | NoisyLinear) -> tuple[np.ndarray, np.ndarray]:
-    """Views `(in, out)` and `(out,)` of a linear layer's weight and bias: `x @ weight + bias` is the layer."""
+    """Views `(in, out)` and `(out,)` of a linear layer's weight and bias: `x @ weight + bias` is the layer.
+
+    Of a noisy layer that explores, copies with its noise.
+    """
+    if isinstance(layer, NoisyLinear) and layer.exploring:
+        weight, bias = layer.noisy_weights()
+        return weight.detach().numpy().T, bias.detach().numpy()
     return layer.weight.detach().numpy().T, layer.bias.detach().numpy()
 
 
@@ -82,7 +88,8 @@ class MLP(Backbone):
             return super().as_numpy()
         # Every rollout asks for this function: it is kept until the weights have moved to other memory.
         pointers = [layer.weight.data_ptr() for layer in self.linears]
-        if self._numpy is None or self._numpy[0] != pointers:
+        exploring = any(isinstance(layer, NoisyLinear) and layer.exploring for layer in self.linears)
+        if exploring or self._numpy is None or self._numpy[0] != pointers:
             weights = [linear_as_numpy(layer) for layer in self.linears]
             flatten = self.flatten.as_numpy()
 
@@ -94,5 +101,7 @@ class MLP(Backbone):
                     x = activation(x)
                 return x
 
+            if exploring:  # Its weights are copies, of this moment.
+                return infer
             self._numpy = pointers, infer
         return self._numpy[1]

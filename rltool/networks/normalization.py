@@ -72,17 +72,18 @@ class ObservationNorm(nn.Module):
 
     Args:
         space: The space of one observation.
+        clip: As in `RunningNorm`.
 
     Raises:
         UserError: No part of the space is a Box of numbers.
     """
 
-    def __init__(self, space: gym.Space) -> None:
+    def __init__(self, space: gym.Space, clip: float = 10.0) -> None:
         super().__init__()
         self.paths = [path for path, leaf in space_leaves(space) if is_numeric(leaf)]
         if not self.paths:
             raise UserError(f"observations can be normalized in a Box of numbers only, not in {space}")
-        self.norms = nn.ModuleList(RunningNorm(at(space, path).shape) for path in self.paths)
+        self.norms = nn.ModuleList(RunningNorm(at(space, path).shape, clip) for path in self.paths)
 
     def update(self, batch: Tree) -> None:
         """As `RunningNorm.update`."""
@@ -121,10 +122,10 @@ def replaced(tree: Tree, path: tuple[Any, ...], leaf: Any) -> Tree:
     return tuple(replaced(branch, tuple(rest), leaf) if k == key else branch for k, branch in enumerate(tree))
 
 
-def build_normalizer(space: gym.Space) -> RunningNorm | ObservationNorm:
+def build_normalizer(space: gym.Space, clip: float = 10.0) -> RunningNorm | ObservationNorm:
     """What normalizes observations of a space.
 
     Raises:
         UserError: No part of the space is a Box of numbers.
     """
-    return RunningNorm(space.shape or ()) if is_numeric(space) else ObservationNorm(space)
+    return RunningNorm(space.shape or (), clip) if is_numeric(space) else ObservationNorm(space, clip)
