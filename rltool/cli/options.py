@@ -33,13 +33,12 @@ def option_parameters(
     """A keyword parameter with a `typer.Option` for each field of a config.
 
     Every default is None, so that an option that was given can be told from one that was not; help shows the real one.
-    A field may name a panel of its own in its `json_schema_extra`.
+    Fields stand in the panel that the class which declares them names in its `panel`, else in the given one.
     """
     for name, field in config.model_fields.items():
         if name not in skip:
-            extra = field.json_schema_extra
-            own = extra.get("panel") if isinstance(extra, dict) else None
-            yield _parameter(name, field, str(own or panel))
+            owner = next(c for c in reversed(config.__mro__) if name in getattr(c, "model_fields", {}))
+            yield _parameter(name, field, vars(owner).get("panel", panel))
 
 
 def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
@@ -56,6 +55,11 @@ def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
+
+
+def panel_of(parameter: inspect.Parameter) -> str:
+    """The panel of help that an option stands in."""
+    return str(get_args(parameter.annotation)[1].rich_help_panel)
 
 
 def _command_line_type(annotation: Any) -> Any:

@@ -50,7 +50,7 @@ def _train() -> None:
 
 def build_command(name: str) -> Any:
     """The command of one method."""
-    from rltool.cli.options import OptionsCommand, given_options, option_parameters, parse_assignments
+    from rltool.cli.options import OptionsCommand, given_options, option_parameters, panel_of, parse_assignments
     from rltool.training.config import RunConfig
 
     entry = METHODS[name]
@@ -65,6 +65,8 @@ def build_command(name: str) -> Any:
         else:
             _train_one(name, values["data"], options, values["json_"], values["quiet"])
 
+    own = list(option_parameters(method.config, name))
+    of_method = [each for each in own if panel_of(each) == name]
     parameters = [
         inspect.Parameter(
             "data",
@@ -74,6 +76,7 @@ def build_command(name: str) -> Any:
                 typer.Argument(metavar=method.data, help="What to train on.", autocompletion=complete_environment),
             ],
         ),
+        *of_method,
         *option_parameters(RunConfig, "Run", skip=frozenset({"env_kwargs"})),
         _parameter(
             "env_arg", list[str], "--env-arg", "Argument of the environment's constructor, as g=9.81.", "Run", []
@@ -81,7 +84,7 @@ def build_command(name: str) -> Any:
         _parameter("seeds", str | None, "--seeds", "Train several seeds in parallel, as 0-4 or 1,3,5.", "Run", None),
         _parameter("json_", bool, "--json", "Print the summary as one JSON object.", "Run", False),
         _parameter("quiet", bool, "--quiet", "Show no progress.", "Run", False),
-        *option_parameters(method.config, name),
+        *(each for each in own if panel_of(each) != name),
     ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}

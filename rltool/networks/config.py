@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
@@ -35,6 +35,7 @@ class BackboneConfig(BaseModel):
     """What `build_backbone` needs to know; every method's config is one of these, too."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+    panel: ClassVar[str] = "Backbone"  # Where help shows these options.
 
     backbone: str = Field(
         "auto",

@@ -53,13 +53,27 @@ class Line(gym.Env):
         return observation, reward, self.t >= 10, False, {}
 
 
-class DictObservations(Line):
+class TextObservations(Line):
     def __init__(self, render_mode=None):
         super().__init__()
-        self.observation_space = gym.spaces.Dict(a=gym.spaces.Box(-1, 1, (2,), np.float32))
+        self.observation_space = gym.spaces.Dict(a=gym.spaces.Text(3))
 
     def observe(self):
-        return {"a": super().observe()}
+        return {"a": "abc"}
+
+
+class GraphObservations(Line):
+    def __init__(self, render_mode=None):
+        super().__init__()
+        self.observation_space = gym.spaces.Graph(gym.spaces.Box(-1, 1, (2,)), None)
+
+
+def not_a_number(observation, action, reward, next_observation, terminated):
+    return float("nan")
+
+
+def of_one_argument(observation):
+    return 1.0
 
 
 class Painted(Line):
@@ -72,10 +86,10 @@ class Painted(Line):
 class ManyActions(Line):
     def __init__(self, render_mode=None):
         super().__init__()
-        self.action_space = gym.spaces.MultiDiscrete([2, 3])
+        self.action_space = gym.spaces.Tuple([gym.spaces.Discrete(2)])
 
 
-for name in ("Line", "Painted", "DictObservations", "ManyActions"):
+for name in ("Line", "Painted", "TextObservations", "GraphObservations", "ManyActions"):
     if f"{name}-v0" not in gym.registry:
         gym.register(f"{name}-v0", f"odd_environments:{name}")
 '''
