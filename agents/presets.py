@@ -21,6 +21,35 @@ WIDE_ROLLOUTS = {
     "learning_rate_schedule": "linear",
     **NORMALIZED,
 }
+# What DQN's authors did to Atari games; rewards are clipped and lives end episodes while learning alone.
+ATARI = {
+    "total_timesteps": 10_000_000,
+    "eval_freq": 500_000,
+    "save_freq": 500_000,
+    "log_freq": 20_000,
+    "env_kwargs": {
+        "atari_preprocessing": True,
+        "frame_stack": 4,
+        "terminal_on_life_loss": True,
+        "clip_rewards": True,
+    },
+    "backbone": "cnn",
+    "shared": True,
+    "ent_coef": 0.01,
+}
+# The published settings of rl-baselines3-zoo.
+ATARI_A2C = {**ATARI, "num_envs": 16, "num_steps": 5, "vf_coef": 0.25}
+ATARI_PPO = {
+    **ATARI,
+    "num_envs": 8,
+    "num_steps": 128,
+    "batch_size": 256,
+    "num_epochs": 4,
+    "learning_rate": 2.5e-4,
+    "learning_rate_schedule": "linear",
+    "clip_range": 0.1,
+    "clip_range_schedule": "linear",
+}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "reinforce": {
@@ -33,6 +62,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "a2c": {
+        "ALE/Pong-v5": ATARI_A2C,
+        "ALE/Breakout-v5": ATARI_A2C,
         "CartPole-v1": {
             "total_timesteps": 150_000,
             "eval_freq": 50_000,
@@ -89,6 +120,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "ppo": {
+        "ALE/Pong-v5": ATARI_PPO,
+        "ALE/Breakout-v5": ATARI_PPO,
         "CartPole-v1": {
             "total_timesteps": 100_000,
             "eval_freq": 50_000,

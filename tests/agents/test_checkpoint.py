@@ -144,3 +144,21 @@ def test_an_agent_before_its_first_step(tmp_path: Path) -> None:
     restored.restore(through_a_file(fresh.checkpoint(), tmp_path))
     assert restored.timesteps == 0
     assert torch.equal(restored.optimizer.parameters, fresh.optimizer.parameters)
+
+
+def test_a_compiled_agents_files_are_those_of_any_other(tmp_path: Path) -> None:
+    """Compiling happens at the first update, which this test does without; `pytest -m slow` waits for it."""
+    compiled, plain = (PPO("CartPole-v1", num_steps=16, batch_size=8, compile=flag) for flag in (True, False))
+    assert_same_state(compiled.checkpoint(), plain.checkpoint())
+    compiled.save(tmp_path / "agent.safetensors")
+    plain.policy.load_state_dict(load_state(tmp_path / "agent.safetensors").tensors)
+
+
+@pytest.mark.slow
+def test_compiled_training_equals_plain_training() -> None:
+    compiled, plain = (
+        PPO("CartPole-v1", num_envs=4, num_steps=16, batch_size=64, num_epochs=2, compile=flag).learn(256)
+        for flag in (True, False)
+    )
+    for name, weight in plain.policy.state_dict().items():
+        torch.testing.assert_close(compiled.policy.state_dict()[name], weight, atol=1e-4, rtol=1e-3)
