@@ -95,7 +95,7 @@ def preprocess_atari(env: gym.Env, terminal_on_life_loss: bool, clip_rewards: bo
     """The usual preparation of Atari games, by Gymnasium's `AtariPreprocessing`.
 
     An episode begins with up to 30 steps without an action; an action is held for 4 frames; an observation is the
-    maximum of the last 2 frames, in gray, 84 by 84.
+    maximum of the last 2 frames, in gray, 84 by 84. Games that wait for the fire button get it pressed (`FireStart`).
 
     Args:
         env: an Atari game with a frame skip of 1.
@@ -105,8 +105,42 @@ def preprocess_atari(env: gym.Env, terminal_on_life_loss: bool, clip_rewards: bo
 
     Source: Mnih et al., "Human-level control through deep reinforcement learning", Nature 2015.
     """
+    fires = "FIRE" in env.unwrapped.get_action_meanings()[1:2]  # type: ignore[attr-defined]
     env = AtariPreprocessing(env, terminal_on_life_loss=terminal_on_life_loss, grayscale_newaxis=channel_axis)
+    env = FireStart(env) if fires else env
     return TransformReward(env, lambda reward: float(np.sign(float(reward)))) if clip_rewards else env
+
+
+class FireStart(gym.Wrapper, RecordConstructorArgs):
+    """Presses fire where a life begins: Breakout and its like do nothing until then.
+
+    An agent that acts deterministically and has not learned to press it would wait until the episode is cut.
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        gym.Wrapper.__init__(self, env)
+        self.lives = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Reset:
+        """Begin an episode, and the game."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        fired, _, terminated, truncated, fired_info = self.env.step(1)
+        if terminated or truncated:
+            observation, info = self.env.reset(options=options)
+        else:
+            observation, info = fired, fired_info
+        self.lives = info.get("lives", 0)
+        return observation, info
+
+    def step(self, action: Any) -> Step:
+        """Take a step and, if it cost a life, fire."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if info.get("lives", 0) < self.lives and not (terminated or truncated):
+            observation, more, terminated, truncated, info = self.env.step(1)
+            reward = float(reward) + float(more)
+        self.lives = info.get("lives", 0)
+        return observation, reward, terminated, truncated, info
 
 
 class PotentialShaping(gym.Wrapper, RecordConstructorArgs):

@@ -237,6 +237,18 @@ class TestAtari:
         with pytest.raises(UserError, match=r"^Atari's preprocessing decides about 'frameskip'; leave that option out"):
             make_env("ALE/Pong-v5", atari_preprocessing=True, frameskip=2)
 
+    def test_the_ball_is_in_play_whatever_the_agent_does(self) -> None:
+        """Without fire, an agent that stands still in Breakout never loses a life."""
+        env = make_env("ALE/Breakout-v5", atari_preprocessing=True)
+        env.reset(seed=0)
+        lives, terminated = [], False
+        while not terminated and len(lives) < 1000:
+            _, _, terminated, _, info = env.step(0)
+            lives.append(info["lives"])
+        assert terminated
+        assert len(lives) > 50
+        assert sorted(set(lives)) == [0, 1, 2, 3, 4, 5]
+
 
 def test_atari_preprocessing_is_for_atari() -> None:
     with pytest.raises(UserError, match=r"^Atari's preprocessing is for games such as ALE/Pong-v5; 'CartPole-v1' is"):
