@@ -140,6 +140,16 @@ def test_parts_of_a_dict_are_normalized() -> None:
         A2C("Sample-v0", env_kwargs=env_kwargs, normalize_observations=True)
 
 
+def test_bytes_that_were_normalized_are_no_bytes_any_more() -> None:
+    bytes_and_gear = spaces.Dict(gear=spaces.Discrete(3), memory=spaces.Box(0, 255, (4,), np.uint8))
+    env_kwargs = {"observation_space": bytes_and_gear, "action_space": spaces.Discrete(2)}
+    agent = A2C("Sample-v0", env_kwargs=env_kwargs, normalize_observations=True, num_envs=4).learn(2_000)
+    seen = agent.collect(100).seen()
+    inputs = agent.policy.backbone.flatten.as_numpy()(agent.policy.normalizer.as_numpy()(seen))
+    np.testing.assert_allclose(inputs[:, 3:].std(0), 1, atol=0.2)
+    assert set(np.unique(inputs[:, :3])) == {0, 1}
+
+
 # Action masks
 
 
