@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 
 class _ReverseGradient(torch.autograd.Function):
@@ -91,9 +91,10 @@ def add_spectral_norm(module: nn.Module) -> nn.Module:
 
     The value is estimated by power iteration, one step for each call while training (Miyato et al., "Spectral
     normalization for generative adversarial networks", ICLR 2018). Initialize weights before; noisy layers stay as they
-    are.
+    are, and so do layers that have it already.
     """
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d)
     for layer in [layer for layer in module.modules() if isinstance(layer, kinds)]:
-        parametrizations.spectral_norm(layer)
+        if not parametrize.is_parametrized(layer):
+            parametrizations.spectral_norm(layer)
     return module
