@@ -39,6 +39,18 @@ class GradientReversal(nn.Module):
         return _ReverseGradient.apply(x, self.strength)
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """`nn.BatchNorm1d`, which refuses a single row while training: that has no variance, so running averages serve it.
+
+    The last minibatch of a pass, or the last rollout of a run, may be a single row.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and len(x) == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
 class NoisyLinear(nn.Module):
     """A linear layer with learned noise (Fortunato et al., "Noisy networks for exploration", ICLR 2018).
 
