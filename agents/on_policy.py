@@ -103,6 +103,9 @@ class OnPolicyAgent(Agent):
         self.seed = seed
         self.device = find_device(device)
         self.env_kwargs = dict(env_kwargs or {})
+        for name in ("env_id", "num_envs", "seed"):
+            if name in self.env_kwargs:
+                raise UserError(f"{name} is no argument of the environment's; give it to the agent")
         self.shaping = reward_shaping(shaping, potential, self.config.gamma)
         if self.shaping is not None and not isinstance(env, str):
             raise UserError("rewards are shaped in an environment given by id; wrap one of your own yourself")
