@@ -109,6 +109,13 @@ class Run:
             **functions,
         )
 
+    def start(self, **functions: Any) -> Any:
+        """A learner as training begins with it: built, and with the backbone it was to start from."""
+        learner = self.build(**functions)
+        if self.options.init_backbone is not None:
+            learner.init_backbone(Run(self.options.init_backbone).model)
+        return learner
+
     @property
     def resume_command(self) -> str:
         """What goes on with it, as a user types it."""

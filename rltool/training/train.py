@@ -153,7 +153,7 @@ def _last_checkpoint(run: Run, functions: Mapping[str, Any]) -> tuple[Any, dict[
         return learner, kept, sentences
     if files:
         raise UserError(f"no checkpoint in {shown(run.path)} can be read; remove its checkpoints/ to start again")
-    return run.build(**functions), None, []
+    return run.start(**functions), None, []
 
 
 def _execute(

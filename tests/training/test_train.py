@@ -125,6 +125,21 @@ def test_stopped_by_a_callback_and_resumed_is_the_same_as_straight(train, stop):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_a_run_killed_before_its_first_checkpoint_starts_from_its_backbone_again(train):
+    source = train(total_timesteps=100, seed=1, name="source")
+
+    def kill(learner, metrics):
+        raise KeyboardInterrupt
+
+    options = {"init_backbone": str(source.path), "freeze_backbone": 10_000, "total_timesteps": 400}
+    with pytest.raises(KeyboardInterrupt):
+        train(name="killed", callback=kill, **options)
+    killed = source.path.parent / "killed"
+    assert not list((killed / "checkpoints").iterdir())
+    theirs, mine = (run.agent.policy.backbone.state_dict() for run in (source, rltool.resume(killed)))
+    assert all(torch.equal(weight, mine[name]) for name, weight in theirs.items())
+
+
 def test_another_seed_is_another_run(train):
     one, two = (train(total_timesteps=400, seed=seed) for seed in (0, 1))
     assert (one.path / "model.safetensors").read_bytes() != (two.path / "model.safetensors").read_bytes()
