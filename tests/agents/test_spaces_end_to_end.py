@@ -239,3 +239,14 @@ def test_a_backbone_starts_another_agent_and_stays_frozen() -> None:
         A2C("CartPole-v1", hidden_sizes=(32,)).init_backbone(source)
     with pytest.raises(UserError, match="no policy"):
         agent.init_backbone(object())
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+@pytest.mark.parametrize("norm", ["batch_norm", "spectral_norm"])
+def test_a_backbone_that_is_frozen_late_stays_as_it_is(norm: str, optimizer: str) -> None:
+    agent = PPO("CartPole-v1", optimizer=optimizer, batch_size=8, num_steps=16, **{norm: True}).learn(64)
+    kept = {name: value.clone() for name, value in agent.policy.state_dict().items()}
+    agent.freeze_backbone(128)
+    agent.learn(128, resume=True)
+    moved = {name for name, value in agent.policy.state_dict().items() if not torch.equal(value, kept[name])}
+    assert moved == {f"{head}.linear.{part}" for head in ("action_head", "value_head") for part in ("weight", "bias")}
