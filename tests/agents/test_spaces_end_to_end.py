@@ -129,6 +129,12 @@ def test_trees_in_every_autoreset_mode(name: str, mode: AutoresetMode) -> None:
     assert len(rollout.final_index[0]) == (0 if mode is AutoresetMode.NEXT_STEP else 6)
 
 
+@pytest.mark.parametrize("name", ["graph", "dict"])
+def test_trees_from_worker_processes(name: str) -> None:
+    spaces_of_it = {"observation_space": OBSERVATIONS[name], "action_space": spaces.Discrete(2)}
+    goes_on_bit_for_bit(A2C, {"num_envs": 2}, {"vectorization": "async", **spaces_of_it})
+
+
 def test_parts_of_a_dict_are_normalized() -> None:
     env_kwargs = {"observation_space": OBSERVATIONS["dict"], "action_space": spaces.Discrete(2)}
     agent = A2C("Sample-v0", env_kwargs=env_kwargs, normalize_observations=True, num_envs=4).learn(200)
