@@ -140,6 +140,19 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_its_backbone_again
     assert all(torch.equal(weight, mine[name]) for name, weight in theirs.items())
 
 
+def test_shaping_functions_are_those_of_the_beginning(train):
+    given = {"shaping": lambda observation, action, reward, following, terminated: reward - following[0] ** 2}
+    straight = train(total_timesteps=400, **given)
+    part = train(total_timesteps=400, callback=lambda learner, metrics: learner.timesteps < 200, **given)
+    with pytest.raises(rltool.UserError, match="give it again"):
+        rltool.resume(part.path)
+    assert deterministic(rltool.resume(part.path, **given)) == deterministic(straight)
+    plain = train(total_timesteps=200)
+    for name in ("shaping", "potential", "shapin"):
+        with pytest.raises(rltool.UserError, match=f"were shaped by no {name}; leave it out"):
+            rltool.resume(plain.path, 400, **{name: given["shaping"]})
+
+
 def test_another_seed_is_another_run(train):
     one, two = (train(total_timesteps=400, seed=seed) for seed in (0, 1))
     assert (one.path / "model.safetensors").read_bytes() != (two.path / "model.safetensors").read_bytes()
