@@ -153,6 +153,17 @@ def test_shaping_functions_are_those_of_the_beginning(train):
             rltool.resume(plain.path, 400, **{name: given["shaping"]})
 
 
+def test_what_was_trained_on_another_device_plays_here(train):
+    run = train(total_timesteps=100)
+    config = json.loads((run.path / "config.json").read_text())
+    config["run"]["device"] = "cuda:7"
+    run.write_json("config.json", config)
+    opened = rltool.load(run.path)
+    assert opened.agent.device == torch.device("cpu")
+    with pytest.raises(rltool.UserError, match="no device 'cuda:7'"):  # Going on there is another training.
+        rltool.resume(run.path, 200)
+
+
 def test_another_seed_is_another_run(train):
     one, two = (train(total_timesteps=400, seed=seed) for seed in (0, 1))
     assert (one.path / "model.safetensors").read_bytes() != (two.path / "model.safetensors").read_bytes()
