@@ -54,10 +54,8 @@ class Agent:
             rows = len(first_leaf(batch))
             if state is None:
                 state = {"policy": self.policy.initial_state(rows)["policy"]}  # type: ignore[index]
-            elif len(first_leaf(state)) != rows:
-                raise ValueError(
-                    f"the state is of {len(first_leaf(state))} observations, not {rows}; leave it out where others begin"
-                )
+            elif (size := len(first_leaf(state))) != rows:
+                raise ValueError(f"the state is of {size} observations, not {rows}; leave it out where others begin")
             elif episode_start is not None:
                 state = forget(state, np.asarray(episode_start).reshape(rows))
             actions, state = actor(batch, state)
