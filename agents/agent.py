@@ -46,7 +46,7 @@ class Agent:
             Actions as the environment takes them (clipped to the bounds of a Box), and the state.
 
         Raises:
-            ValueError: The observation has another shape.
+            ValueError: The observation has another shape, or the state is of another number of observations.
         """
         batch, single = as_batch(self.observation_space, observation)
         actor = self.policy.actor(None if deterministic else self.rng)
@@ -54,6 +54,8 @@ class Agent:
             rows = len(first_leaf(batch))
             if state is None:
                 state = {"policy": self.policy.initial_state(rows)["policy"]}  # type: ignore[index]
+            elif (size := len(first_leaf(state))) != rows:
+                raise ValueError(f"the state is of {size} observations, not {rows}; leave it out where others begin")
             elif episode_start is not None:
                 state = forget(state, np.asarray(episode_start).reshape(rows))
             actions, state = actor(batch, state)

@@ -25,6 +25,9 @@ from rltool.networks.observations import (
 # Options of environments that make learning easier, and that no result should be measured with.
 LEARNING_ONLY = ("clip_rewards", "terminal_on_life_loss")
 
+# Options of vector environments alone: how several are stepped together.
+VECTOR_ONLY = ("vectorization", "autoreset_mode")
+
 
 class Predictor(Protocol):
     """What is evaluated."""
@@ -224,7 +227,7 @@ def make_rendered_env(env_id: str, render_mode: str, env_kwargs: Mapping[str, An
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*initialised with render_mode")  # An error here, and in our words.
-        env: gym.Env = make_env(env_id, render_mode=render_mode, **(env_kwargs or {}))
+        env: gym.Env = make_env(env_id, render_mode=render_mode, **_for_one(env_kwargs or {}))
     modes = env.metadata.get("render_modes") or []
     if render_mode not in modes:
         env.close()
@@ -240,7 +243,7 @@ def check_spaces(agent: Any, env_id: str, env_kwargs: Mapping[str, Any] | None =
     Raises:
         UserError: They differ, or there is no such environment.
     """
-    env = make_env(env_id, **_options(agent, env_kwargs))
+    env = make_env(env_id, **_for_one(_options(agent, env_kwargs)))
     try:
         for name in ("observation_space", "action_space"):
             mine, theirs = getattr(agent, name, None), getattr(env, name)
@@ -255,6 +258,11 @@ def check_spaces(agent: Any, env_id: str, env_kwargs: Mapping[str, Any] | None =
 def for_evaluation(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of an environment's constructor without those that change rewards and episodes for learning alone."""
     return {name: value for name, value in env_kwargs.items() if name not in LEARNING_ONLY}
+
+
+def _for_one(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a single environment, out of those of a vector environment."""
+    return {name: value for name, value in env_kwargs.items() if name not in VECTOR_ONLY}
 
 
 def _options(agent: Any, env_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -103,6 +103,9 @@ class OnPolicyAgent(Agent):
         self.seed = seed
         self.device = find_device(device)
         self.env_kwargs = dict(env_kwargs or {})
+        for name in ("env_id", "num_envs", "seed"):
+            if name in self.env_kwargs:
+                raise UserError(f"{name} is no argument of the environment's; give it to the agent")
         self.shaping = reward_shaping(shaping, potential, self.config.gamma)
         if self.shaping is not None and not isinstance(env, str):
             raise UserError("rewards are shaped in an environment given by id; wrap one of your own yourself")
@@ -206,9 +209,8 @@ class OnPolicyAgent(Agent):
                 self.optimizer.learning_rate = self.schedule(
                     self.config.learning_rate, self.config.learning_rate_schedule
                 )
-                backbones = [b for b in (self.policy.backbone, self.policy.value_backbone) if b is not None]
-                self.optimizer.freeze(backbones if self.timesteps < self.frozen_until else [])
-                rollout, metrics = self._collect_and_update(remaining)
+                with self._frozen_backbones():
+                    rollout, metrics = self._collect_and_update(remaining)
                 self.timesteps += rollout.rewards.size
                 self.updates += 1
                 if not math.isfinite(float(metrics.get("grad_norm", 0.0))):
@@ -222,6 +224,20 @@ class OnPolicyAgent(Agent):
                 if False in answers:
                     break
         return self
+
+    @contextmanager
+    def _frozen_backbones(self) -> Iterator[None]:
+        """While it is too early for backbones to learn, they come out as they went in: weights and running averages."""
+        backbones = [b for b in (self.policy.backbone, self.policy.value_backbone) if b is not None]
+        frozen = backbones if self.timesteps < self.frozen_until else []
+        self.optimizer.freeze(frozen)
+        buffers = [buffer for backbone in frozen for buffer in backbone.buffers()]
+        kept = [buffer.clone() for buffer in buffers]
+        try:
+            yield
+        finally:
+            for buffer, value in zip(buffers, kept, strict=True):
+                buffer.copy_(value)
 
     def _collect_and_update(self, max_steps: int) -> tuple[Rollout, UpdateMetrics]:
         with ExitStack() as stack:

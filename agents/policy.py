@@ -18,7 +18,7 @@ from rltool.agents.sequences import Sequences
 from rltool.errors import UserError
 from rltool.networks import Backbone, ValueHead, build_action_head, build_backbone
 from rltool.networks.distributions import Distribution
-from rltool.networks.normalization import build_normalizer
+from rltool.networks.normalization import build_normalizer, normalized_space
 from rltool.networks.observations import ACTION_MASK, check_observation_space
 from rltool.trees import Tree, map_tree
 
@@ -43,6 +43,8 @@ class Policy(nn.Module):
         self.masked = isinstance(observation_space, gym.spaces.Dict) and ACTION_MASK in observation_space.spaces
         inputs = without_mask(observation_space) if self.masked else observation_space
         self.normalizer = build_normalizer(inputs) if config.normalize_observations else None
+        if self.normalizer is not None:
+            inputs = normalized_space(inputs)
         self.backbone = build_backbone(config, inputs)
         self.value_backbone = None if config.shared else build_backbone(config, inputs)
         features = self.backbone.out_features

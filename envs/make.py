@@ -158,11 +158,14 @@ def make_vector_env(
         else:
             if vectorization == "auto":
                 vectorization = _sync_or_async(spec, num_envs, layers, options)
+            vector_kwargs: dict[str, Any] = {"autoreset_mode": mode or AutoresetMode.NEXT_STEP}
+            if vectorization == "async":
+                vector_kwargs["shared_memory"] = _has_fixed_size(spec, layers, options)
             env = gym.make_vec(
                 spec,
                 num_envs,
                 vectorization_mode=vectorization,
-                vector_kwargs={"autoreset_mode": mode or AutoresetMode.NEXT_STEP},
+                vector_kwargs=vector_kwargs,
                 wrappers=[*layers, Replay],  # type: ignore[list-item]  # layers may be functions
                 **options,
             )
@@ -421,6 +424,12 @@ def _sync_or_async(
     sync_seconds = num_envs * seconds
     async_seconds = math.ceil(num_envs / cores) * seconds + num_envs * ASYNC_OVERHEAD
     return "async" if async_seconds < ASYNC_MUST_TAKE_LESS_THAN * sync_seconds else "sync"
+
+
+def _has_fixed_size(spec: EnvSpec, wrappers: Wrappers, options: Mapping[str, Any]) -> bool:
+    """Whether observations fit into memory that processes share: those with a graph need more or less of it."""
+    with contextlib.closing(make_layered(spec, wrappers, options)) as env:
+        return env.observation_space.is_np_flattenable
 
 
 def _step_seconds(

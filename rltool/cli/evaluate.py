@@ -56,15 +56,15 @@ def evaluate(
         agent = load_agent(run, vecnormalize=vecnormalize)
         for note in getattr(agent, "notes", []):
             print(note, file=sys.stderr)
-        folder, env_id, env_kwargs = Path("."), env or getattr(agent, "env_id", None), {}
+        folder, env_id = Path("."), env or getattr(agent, "env_id", None)
+        env_kwargs = getattr(agent, "env_kwargs", {})
         if env_id is None:
             raise UserError(f"{run} does not say which environment it plays in; add --env, as --env CartPole-v1")
     else:
         opened = Run(run)
         agent, folder = opened.agent, opened.path
-        env_id = env or opened.data
-        env_kwargs = evaluation.for_evaluation(opened.options.env_kwargs) if env is None else {}
-    env_kwargs = env_kwargs | parse_assignments(env_arg or [])
+        env_id, env_kwargs = env or opened.data, opened.options.env_kwargs
+    env_kwargs = (evaluation.for_evaluation(env_kwargs) if env is None else {}) | parse_assignments(env_arg or [])
     evaluation.check_spaces(agent, env_id, env_kwargs)
 
     if video or gif:

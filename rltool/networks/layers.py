@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 
 class _ReverseGradient(torch.autograd.Function):
@@ -37,6 +37,18 @@ class GradientReversal(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return _ReverseGradient.apply(x, self.strength)
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """`nn.BatchNorm1d`, which refuses a single row while training: that has no variance, so running averages serve it.
+
+    The last minibatch of a pass, or the last rollout of a run, may be a single row.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and len(x) == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
 
 
 class NoisyLinear(nn.Module):
@@ -99,9 +111,10 @@ def add_spectral_norm(module: nn.Module) -> nn.Module:
 
     The value is estimated by power iteration, one step for each call while training (Miyato et al., "Spectral
     normalization for generative adversarial networks", ICLR 2018). Initialize weights before; noisy layers stay as they
-    are.
+    are, and so do layers that have it already.
     """
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d)
     for layer in [layer for layer in module.modules() if isinstance(layer, kinds)]:
-        parametrizations.spectral_norm(layer)
+        if not parametrize.is_parametrized(layer):
+            parametrizations.spectral_norm(layer)
     return module

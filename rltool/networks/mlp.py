@@ -13,7 +13,7 @@ from torch import nn
 from rltool.networks.backbone import Backbone, NumpyFunction, device_of
 from rltool.networks.config import BackboneConfig
 from rltool.networks.initialization import initialize
-from rltool.networks.layers import NoisyLinear
+from rltool.networks.layers import BatchNorm, NoisyLinear
 from rltool.networks.observations import Flatten
 from rltool.trees import Tree
 
@@ -53,7 +53,7 @@ def build_hidden_layers(config: BackboneConfig, in_features: int, sizes: Sequenc
         if config.layer_norm:
             layers.append(nn.LayerNorm(size))
         if config.batch_norm:
-            layers.append(nn.BatchNorm1d(size))
+            layers.append(BatchNorm(size))
         layers.append(ACTIVATIONS[config.activation]())
         if config.dropout:
             layers.append(nn.Dropout(config.dropout))

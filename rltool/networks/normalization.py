@@ -112,6 +112,15 @@ def is_numeric(space: gym.Space) -> bool:
     return isinstance(space, gym.spaces.Box) and not is_image(space)
 
 
+def normalized_space(space: gym.Space) -> gym.Space:
+    """What a space becomes by normalization: numbers are floats then, so that none is taken for a byte any more."""
+    if isinstance(space, gym.spaces.Dict):
+        return gym.spaces.Dict([(key, normalized_space(branch)) for key, branch in space.items()])
+    if isinstance(space, gym.spaces.Tuple):
+        return gym.spaces.Tuple([normalized_space(branch) for branch in space])
+    return gym.spaces.Box(-np.inf, np.inf, space.shape) if is_numeric(space) else space
+
+
 def replaced(tree: Tree, path: tuple[Any, ...], leaf: Any) -> Tree:
     """A tree with another leaf at a path."""
     if not path:

@@ -178,7 +178,8 @@ class Transformer(SequenceBackbone):
 
     def step_as_numpy(self) -> NumpyStep:
         plain = isinstance(self.encoder, Flatten) and device_of(self).type == "cpu"
-        if not plain or self.config.attention == "additive":
+        # Weights under spectral norm are computed anew at each call: there is nothing to take views of.
+        if not plain or self.config.attention == "additive" or self.config.spectral_norm:
             return super().step_as_numpy()
         encode: NumpyFunction = self.encoder.as_numpy()
         w = {name: parameter.detach().numpy() for name, parameter in self.named_parameters()}

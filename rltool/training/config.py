@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator
 
 
 class RunConfig(BaseModel):
@@ -42,3 +43,12 @@ class RunConfig(BaseModel):
         0, description="Timesteps during which the backbone stays as it is, and the rest is trained alone."
     )
     env_kwargs: dict[str, Any] = Field({}, description="Arguments of the environment's constructor.")
+
+    @field_validator("env_kwargs")
+    @classmethod
+    def _can_be_kept(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError("a run keeps them as JSON, which has text, finite numbers, lists and tables") from None
+        return value

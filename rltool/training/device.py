@@ -13,9 +13,15 @@ def find_device(name: str) -> torch.device:
     Raises:
         UserError: This machine has none of that name.
     """
+    if not has_device(name):
+        raise UserError(f"no device '{name}' on this machine; take --device cpu")
+    return torch.device(name)
+
+
+def has_device(name: str) -> bool:
+    """Whether this machine has a device of this name."""
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(0, device=name)
     except (RuntimeError, AssertionError):
-        raise UserError(f"no device '{name}' on this machine; take --device cpu") from None
-    return device
+        return False
+    return True

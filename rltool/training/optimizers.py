@@ -61,7 +61,10 @@ class Optimizer:
                 if norm > self.max_grad_norm:
                     self.gradient.mul_(self.max_grad_norm / (norm + 1e-6))
                 self.steps += 1
+                kept = [self.parameters[place].clone() for place in self.frozen]
                 self._update()
+                for place, values in zip(self.frozen, kept, strict=True):
+                    self.parameters[place] = values  # Momentum from before they were frozen has moved them.
         return norm
 
     def _update(self) -> None:

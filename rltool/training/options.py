@@ -31,7 +31,9 @@ def resolve_options(method: Method, data: str, options: Mapping[str, Any]) -> tu
             raise unknown("option", name, fields)
     tuned = method.presets.get(preset, {})
     # Arguments of the environment add to the preset's: a game still has its frames stacked.
-    arguments = {**tuned.get("env_kwargs", {}), **options.get("env_kwargs", {})}
+    arguments = options.get("env_kwargs", {})
+    if isinstance(arguments, Mapping):
+        arguments = {**tuned.get("env_kwargs", {}), **arguments}
     merged = {**tuned, **options, "env_kwargs": arguments, "preset": preset}
     run = validate(RunConfig, {k: v for k, v in merged.items() if k in RunConfig.model_fields})
     config = validate(method.config, {k: v for k, v in merged.items() if k not in RunConfig.model_fields})

@@ -116,9 +116,7 @@ def reproduce(
         update={"run_dir": str(parent), "name": name or _free_name(parent, f"{original.path.name}-again")}
     )
     set_threads(options.threads)
-    learner = original.build(**functions)
-    if options.init_backbone is not None:
-        learner.init_backbone(Run(options.init_backbone).model)
+    learner = original.start(**functions)
     run = create_run(original.method, original.data, options, learner.config.model_dump(mode="json"))
     stop = (lambda learner, _: learner.timesteps < until) if until < options.total_timesteps else None
     repeated = begin(run, learner, f"the options of {shown(original.path)}", progress, stop)

@@ -22,6 +22,7 @@ import torch
 from rltool.errors import TrainingError, UserError
 from rltool.training.checkpoint import FORMAT, check_format, disk_error, read_values, write_atomically
 from rltool.training.config import RunConfig
+from rltool.training.device import has_device
 from rltool.training.loggers import Row, read_metrics
 from rltool.training.methods import METHODS
 from rltool.validation import validate
@@ -83,13 +84,16 @@ class Run:
 
     @cached_property
     def agent(self) -> Any:
-        """The trained agent, with the weights of `model.safetensors` (the best evaluated)."""
+        """The trained agent, with the weights of `model.safetensors` (the best evaluated).
+
+        It is on the run's device, or, where this machine has no such device, on the CPU.
+        """
         weights = self.path / "model.safetensors"
         with suppress(FileNotFoundError):
             for data in dict.fromkeys((self.data, str(read_values(weights).get("env_id")))):
                 admit_module(data, self.path)
         learner_class = METHODS[self.method].load().learner_class()
-        return learner_class.load(weights, device=self.options.device)
+        return learner_class.load(weights, device=self.options.device if has_device(self.options.device) else "cpu")
 
     @property
     def model(self) -> Any:
@@ -108,6 +112,13 @@ class Run:
             env_kwargs=options.env_kwargs,
             **functions,
         )
+
+    def start(self, **functions: Any) -> Any:
+        """A learner as training begins with it: built, and with the backbone it was to start from."""
+        learner = self.build(**functions)
+        if self.options.init_backbone is not None:
+            learner.init_backbone(Run(self.options.init_backbone).model)
+        return learner
 
     @property
     def resume_command(self) -> str:

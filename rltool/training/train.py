@@ -117,11 +117,14 @@ def resume(
 
 
 def check_functions(run: Run, functions: Mapping[str, Any]) -> None:
-    """See that the functions which shaped a run's rewards were given again.
+    """See that the functions which shaped a run's rewards were given again, and no others.
 
     Raises:
-        UserError: One is missing.
+        UserError: One is missing, or there was none.
     """
+    for name, function in functions.items():
+        if function is not None and getattr(run.options, name, None) is None:
+            raise UserError(f"the rewards of this run were shaped by no {name}; leave it out")
     for name in FUNCTIONS:
         needed = getattr(run.options, name)
         if needed is not None and functions.get(name) is None:
@@ -153,7 +156,7 @@ def _last_checkpoint(run: Run, functions: Mapping[str, Any]) -> tuple[Any, dict[
         return learner, kept, sentences
     if files:
         raise UserError(f"no checkpoint in {shown(run.path)} can be read; remove its checkpoints/ to start again")
-    return run.build(**functions), None, []
+    return run.start(**functions), None, []
 
 
 def _execute(

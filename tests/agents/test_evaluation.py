@@ -121,6 +121,14 @@ def test_watching_is_evaluating_one_environment() -> None:
         assert evaluate(agent, envs, episodes=1, seed=4 + k).lengths == [result.lengths[k]]
 
 
+def test_how_environments_are_stepped_together_is_nothing_to_a_single_one() -> None:
+    options = {"env_kwargs": {"max_episode_steps": 7, "vectorization": "sync", "autoreset_mode": "SameStep"}}
+    agent = A2C("CartPole-v1", **options)
+    check_spaces(agent, "CartPole-v1", **options)
+    assert watch(agent, "CartPole-v1", render_mode="rgb_array", **options).lengths == [7]
+    assert evaluate(agent, "CartPole-v1", episodes=2, **options).lengths == [7, 7]
+
+
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [

@@ -143,6 +143,8 @@ def test_predict_carries_the_state(backbone: str) -> None:
     single, state = agent.predict(observations[0, 0], deterministic=True)
     assert np.shape(single) == ()
     assert np.shape(agent.predict(observations[1, 0], state)[0]) == ()
+    with pytest.raises(ValueError, match="the state is of 1 observations, not 2"):  # NumPy would have copied it.
+        agent.predict(observations[1], state)
 
 
 def test_evaluating_and_watching_carry_the_state() -> None:

@@ -129,6 +129,12 @@ def test_trees_in_every_autoreset_mode(name: str, mode: AutoresetMode) -> None:
     assert len(rollout.final_index[0]) == (0 if mode is AutoresetMode.NEXT_STEP else 6)
 
 
+@pytest.mark.parametrize("name", ["graph", "dict"])
+def test_trees_from_worker_processes(name: str) -> None:
+    spaces_of_it = {"observation_space": OBSERVATIONS[name], "action_space": spaces.Discrete(2)}
+    goes_on_bit_for_bit(A2C, {"num_envs": 2}, {"vectorization": "async", **spaces_of_it})
+
+
 def test_parts_of_a_dict_are_normalized() -> None:
     env_kwargs = {"observation_space": OBSERVATIONS["dict"], "action_space": spaces.Discrete(2)}
     agent = A2C("Sample-v0", env_kwargs=env_kwargs, normalize_observations=True, num_envs=4).learn(200)
@@ -138,6 +144,16 @@ def test_parts_of_a_dict_are_normalized() -> None:
     env_kwargs = {"observation_space": spaces.Discrete(2), "action_space": spaces.Discrete(2)}
     with pytest.raises(UserError, match="can be normalized in a Box of numbers only"):
         A2C("Sample-v0", env_kwargs=env_kwargs, normalize_observations=True)
+
+
+def test_bytes_that_were_normalized_are_no_bytes_any_more() -> None:
+    bytes_and_gear = spaces.Dict(gear=spaces.Discrete(3), memory=spaces.Box(0, 255, (4,), np.uint8))
+    env_kwargs = {"observation_space": bytes_and_gear, "action_space": spaces.Discrete(2)}
+    agent = A2C("Sample-v0", env_kwargs=env_kwargs, normalize_observations=True, num_envs=4).learn(2_000)
+    seen = agent.collect(100).seen()
+    inputs = agent.policy.backbone.flatten.as_numpy()(agent.policy.normalizer.as_numpy()(seen))
+    np.testing.assert_allclose(inputs[:, 3:].std(0), 1, atol=0.2)
+    assert set(np.unique(inputs[:, :3])) == {0, 1}
 
 
 # Action masks
@@ -229,3 +245,14 @@ def test_a_backbone_starts_another_agent_and_stays_frozen() -> None:
         A2C("CartPole-v1", hidden_sizes=(32,)).init_backbone(source)
     with pytest.raises(UserError, match="no policy"):
         agent.init_backbone(object())
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+@pytest.mark.parametrize("norm", ["batch_norm", "spectral_norm"])
+def test_a_backbone_that_is_frozen_late_stays_as_it_is(norm: str, optimizer: str) -> None:
+    agent = PPO("CartPole-v1", optimizer=optimizer, batch_size=8, num_steps=16, **{norm: True}).learn(64)
+    kept = {name: value.clone() for name, value in agent.policy.state_dict().items()}
+    agent.freeze_backbone(128)
+    agent.learn(128, resume=True)
+    moved = {name for name, value in agent.policy.state_dict().items() if not torch.equal(value, kept[name])}
+    assert moved == {f"{head}.linear.{part}" for head in ("action_head", "value_head") for part in ("weight", "bias")}

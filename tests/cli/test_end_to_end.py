@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 import rltool
+from rltool.agents import A2C
 from rltool.training.methods import METHODS
 
 TINY = ("--log-freq", 256, "--eval-freq", 512, "--save-freq", 512, "--eval-episodes", 2)
@@ -275,6 +276,11 @@ def test_an_agent_plays_elsewhere_if_the_spaces_agree(cli, trained):
 def test_a_file_of_weights_plays_too(cli, trained):
     done = cli("eval", trained / "model.safetensors", "--episodes", 2, "--json")
     assert done.json["returns"] == cli("eval", trained, "--episodes", 2, "--json").json["returns"]
+
+
+def test_a_file_of_weights_plays_where_it_was_trained(cli, workplace):
+    A2C("CartPole-v1", env_kwargs={"max_episode_steps": 5}).save(workplace / "five.safetensors")
+    assert cli("eval", "five.safetensors", "--episodes", 2, "--json").json["mean_length"] == 5
 
 
 def test_lists_are_plain_lines_where_nobody_watches(cli, trained):

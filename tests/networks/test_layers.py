@@ -160,3 +160,12 @@ def test_batch_norm_is_its_definition() -> None:
     torch.testing.assert_close(backbone.train()(x), expected, rtol=1e-4, atol=1e-5)
     alone = backbone.as_numpy()(x[:1].numpy())
     np.testing.assert_allclose(alone, backbone.as_numpy()(x.numpy())[:1], rtol=1e-5, atol=1e-6)
+
+
+def test_batch_norm_of_a_single_row_is_by_running_averages() -> None:
+    backbone, x = make(batch_norm=True), torch.randn(16, 5)
+    backbone.train()(x)
+    kept = {name: value.clone() for name, value in backbone.state_dict().items()}
+    alone = backbone(x[:1])
+    assert all(torch.equal(value, kept[name]) for name, value in backbone.state_dict().items())
+    torch.testing.assert_close(alone, backbone.eval()(x[:1]))

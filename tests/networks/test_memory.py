@@ -75,6 +75,21 @@ def test_step_by_step_equals_a_whole_sequence(kind: str, space: gym.Space, num_l
             torch.testing.assert_close(rest, whole[3:], rtol=1e-3, atol=3e-4)
 
 
+@pytest.mark.parametrize("space", [VECTOR, IMAGE], ids=["vector", "image"])
+@pytest.mark.parametrize("kind", ["jordan", "gru", "transformer"])
+def test_spectral_norm_comes_once_and_steps_know_it(kind: str, space: gym.Space) -> None:
+    options = {"sequence": "time", "spectral_norm": True}
+    backbone = make(kind, space, **options).eval()
+    for layer in backbone.modules():
+        assert len(getattr(layer, "parametrizations", {"weight": [None]})["weight"]) == 1
+    seen, state = sequences(space, 6, 2), backbone.initial_state(2)
+    at_once = backbone.sequence(as_torch(seen), state).detach().numpy()
+    step, state = backbone.step_as_numpy(), map_tree(lambda leaf: leaf.numpy(), state)
+    for t in range(6):
+        features, state = step(seen[t], state)
+        np.testing.assert_allclose(features, at_once[t], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_reach_every_weight_and_the_first_observation(kind: str) -> None:
     backbone = make(kind)

@@ -130,6 +130,21 @@ def test_frozen_parameters_are_left_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+def test_momentum_does_not_move_what_is_frozen_later(name: str) -> None:
+    module = network()
+    optimizer = OPTIMIZERS[name](module, 1e-2)
+    optimizer.step(loss_of(module, 0))
+    frozen, trained = [[p.detach().clone() for p in layer.parameters()] for layer in (module[0], module[2])]
+    optimizer.freeze([module[0]])
+    optimizer.step(loss_of(module, 1))
+    assert all(torch.equal(p, q) for p, q in zip(module[0].parameters(), frozen, strict=True))
+    assert not any(torch.equal(p, q) for p, q in zip(module[2].parameters(), trained, strict=True))
+    optimizer.freeze([])
+    optimizer.step(loss_of(module, 2))
+    assert not any(torch.equal(p, q) for p, q in zip(module[0].parameters(), frozen, strict=True))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_state_round_trip(name: str) -> None:
     one = network()
     first = OPTIMIZERS[name](one, 1e-2, 0.5)

@@ -125,6 +125,45 @@ def test_stopped_by_a_callback_and_resumed_is_the_same_as_straight(train, stop):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_a_run_killed_before_its_first_checkpoint_starts_from_its_backbone_again(train):
+    source = train(total_timesteps=100, seed=1, name="source")
+
+    def kill(learner, metrics):
+        raise KeyboardInterrupt
+
+    options = {"init_backbone": str(source.path), "freeze_backbone": 10_000, "total_timesteps": 400}
+    with pytest.raises(KeyboardInterrupt):
+        train(name="killed", callback=kill, **options)
+    killed = source.path.parent / "killed"
+    assert not list((killed / "checkpoints").iterdir())
+    theirs, mine = (run.agent.policy.backbone.state_dict() for run in (source, rltool.resume(killed)))
+    assert all(torch.equal(weight, mine[name]) for name, weight in theirs.items())
+
+
+def test_shaping_functions_are_those_of_the_beginning(train):
+    given = {"shaping": lambda observation, action, reward, following, terminated: reward - following[0] ** 2}
+    straight = train(total_timesteps=400, **given)
+    part = train(total_timesteps=400, callback=lambda learner, metrics: learner.timesteps < 200, **given)
+    with pytest.raises(rltool.UserError, match="give it again"):
+        rltool.resume(part.path)
+    assert deterministic(rltool.resume(part.path, **given)) == deterministic(straight)
+    plain = train(total_timesteps=200)
+    for name in ("shaping", "potential", "shapin"):
+        with pytest.raises(rltool.UserError, match=f"were shaped by no {name}; leave it out"):
+            rltool.resume(plain.path, 400, **{name: given["shaping"]})
+
+
+def test_what_was_trained_on_another_device_plays_here(train):
+    run = train(total_timesteps=100)
+    config = json.loads((run.path / "config.json").read_text())
+    config["run"]["device"] = "cuda:7"
+    run.write_json("config.json", config)
+    opened = rltool.load(run.path)
+    assert opened.agent.device == torch.device("cpu")
+    with pytest.raises(rltool.UserError, match="no device 'cuda:7'"):  # Going on there is another training.
+        rltool.resume(run.path, 200)
+
+
 def test_another_seed_is_another_run(train):
     one, two = (train(total_timesteps=400, seed=seed) for seed in (0, 1))
     assert (one.path / "model.safetensors").read_bytes() != (two.path / "model.safetensors").read_bytes()
@@ -157,6 +196,12 @@ def test_mistakes_write_nothing(train, tmp_path):
         {"preset": "Nowhere-v0"},
         {"device": "toaster"},
         {"env_kwargs": {"x": 1}},
+        {"env_kwargs": None},
+        {"env_kwargs": ["x"]},
+        {"env_kwargs": {"seed": 1}},
+        {"env_kwargs": {"num_envs": 1}},
+        {"env_kwargs": {"wrappers": [gym.Wrapper]}},
+        {"env_kwargs": {"max_episode_steps": np.int64(9)}},
         {"num_envs": "many"},
         {"learning_rate": float("nan")},
         {"max_grad_norm": float("inf")},
