@@ -19,7 +19,7 @@ class A2C(OnPolicyAgent):
 
     def update(self, rollout: Rollout) -> UpdateMetrics:
         config = self.config
-        _, observations, sequences = self.inputs(rollout)
+        observations, sequences = self.inputs(rollout)
         distribution, values = self.policy(observations, sequences)
         bootstrap = self.policy.critic()(rollout.bootstrap_observations, rollout.bootstrap_state)
         old_values = values.detach().cpu().numpy().reshape(rollout.rewards.shape)

@@ -178,7 +178,7 @@ def play(
     valid = np.cumsum(done, axis=0) - done == 0
     rewards = (rollout.rewards * np.float32(reward_scale)).clip(-10, 10) if reward_scale != 1 else rollout.rewards
     with torch.no_grad():
-        _, observations, sequences = agent.inputs(rollout)
+        observations, sequences = agent.inputs(rollout)
         values = policy.values(observations, sequences).cpu().numpy().reshape(rewards.shape)
     bootstrap = policy.critic()(rollout.bootstrap_observations, rollout.bootstrap_state)
     next_values = rollout.next_values(values, bootstrap)
@@ -216,7 +216,7 @@ def sample(agent: Any, played: Played, seed: int = 0) -> tuple[np.ndarray, Tree,
         chosen = np.zeros_like(valid)
         rows = np.random.default_rng(seed).permutation(np.flatnonzero(valid))[:SAMPLE]
         chosen.ravel()[rows] = True
-    _, observations, sequences = agent.inputs(rollout, chosen)
+    observations, sequences = agent.inputs(rollout, chosen)
     return chosen[valid], observations, sequences
 
 

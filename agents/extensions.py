@@ -80,10 +80,14 @@ class Extension:
         """Go on from what `state` returned."""
 
 
-@cache
 def with_extensions(config: type[BaseModel]) -> type[Any]:
     """A config class with the options of all extensions."""
-    parts = [entry.load().config for entry in EXTENSIONS]
+    return _combined(config, tuple(EXTENSIONS.names()))
+
+
+@cache
+def _combined(config: type[BaseModel], names: tuple[str, ...]) -> type[Any]:
+    parts = [EXTENSIONS[name].load().config for name in names]
     checks: dict[str, Any] = {"_idle_options": model_validator(mode="after")(_refuse_idle_options)}
     # Pydantic takes fields from the last base first: the algorithm's own options come before all others.
     return create_model(

@@ -22,7 +22,7 @@ from rltool.agents.extensions import build_extensions, with_extensions
 from rltool.agents.policy import Policy, environment_actions
 from rltool.agents.return_scaler import ReturnScaler
 from rltool.agents.rollout import Rollout, RolloutCollector
-from rltool.agents.sequences import Sequences, SequenceTable
+from rltool.agents.sequences import Sequences
 from rltool.envs import Replay, get_env_state, make_vector_env, set_env_state
 from rltool.envs.wrappers import reward_shaping
 from rltool.errors import TrainingError, UserError
@@ -130,8 +130,6 @@ class OnPolicyAgent(Agent):
             )
             self.extensions = build_extensions(self)
             self.torch_rng = torch.get_rng_state()
-        if self.config.compile:
-            self.policy.compile_backbones()
 
     @cached_property
     def env(self) -> VectorEnv:
@@ -201,6 +199,8 @@ class OnPolicyAgent(Agent):
         if not resume:
             self.timesteps = 0
         self.total_timesteps = total_timesteps
+        if self.config.compile:
+            self.policy.compile_backbones()
         if self.collector.observation is None:
             self.collector.reset(seed=self.seed)
         with self._own_torch_rng():
@@ -209,7 +209,8 @@ class OnPolicyAgent(Agent):
                 self.optimizer.learning_rate = self.schedule(
                     self.config.learning_rate, self.config.learning_rate_schedule
                 )
-                with self._frozen_backbones():
+                frozen = self.timesteps < self.frozen_until
+                with self._frozen_backbones(frozen):
                     rollout, metrics = self._collect_and_update(remaining)
                 self.timesteps += rollout.rewards.size
                 self.updates += 1
@@ -219,19 +220,19 @@ class OnPolicyAgent(Agent):
                         "lower --learning-rate or --max-grad-norm, or normalize observations and returns"
                     )
                 # Between updates only: while one goes on, ratios of old to new probabilities must stay exact.
-                self.policy.observe(rollout.seen(rollout.valid))
+                if not frozen:
+                    self.policy.observe(rollout.seen(rollout.valid))
                 answers = [each(self, metrics) for each in callbacks]  # All are asked before any is obeyed.
-                if False in answers:
+                if any(answer is False for answer in answers):
                     break
         return self
 
     @contextmanager
-    def _frozen_backbones(self) -> Iterator[None]:
+    def _frozen_backbones(self, frozen: bool) -> Iterator[None]:
         """While it is too early for backbones to learn, they come out as they went in: weights and running averages."""
-        backbones = [b for b in (self.policy.backbone, self.policy.value_backbone) if b is not None]
-        frozen = backbones if self.timesteps < self.frozen_until else []
-        self.optimizer.freeze(frozen)
-        buffers = [buffer for backbone in frozen for buffer in backbone.buffers()]
+        backbones = [b for b in (self.policy.backbone, self.policy.value_backbone) if frozen and b is not None]
+        self.optimizer.freeze(backbones)
+        buffers = [buffer for backbone in backbones for buffer in backbone.buffers()]
         kept = [buffer.clone() for buffer in buffers]
         try:
             yield
@@ -287,7 +288,12 @@ class OnPolicyAgent(Agent):
         pairs: list[tuple[nn.Module, nn.Module]] = [(self.policy.backbone, theirs.backbone)]
         if self.policy.value_backbone is not None:
             pairs.append((self.policy.value_backbone, theirs.value_backbone or theirs.backbone))
-        if self.policy.normalizer is not None and theirs.normalizer is not None:
+        if (self.policy.normalizer is None) != (theirs.normalizer is None):
+            raise UserError(
+                "the backbone does not fit: one of the two reads normalized observations; give both "
+                "--normalize-observations, or neither"
+            )
+        if self.policy.normalizer is not None:
             pairs.append((self.policy.normalizer, theirs.normalizer))
         for mine, other in pairs:
             shapes = [{name: tuple(t.shape) for name, t in module.state_dict().items()} for module in (mine, other)]
@@ -301,7 +307,7 @@ class OnPolicyAgent(Agent):
             mine.load_state_dict(other.state_dict())
 
     def freeze_backbone(self, timesteps: int) -> None:
-        """Leave the backbones as they are until this many timesteps have been seen."""
+        """Leave the backbones, and what they read, as they are until this many timesteps have been seen."""
         self.frozen_until = timesteps
 
     def metrics(self) -> Metrics:
@@ -326,19 +332,17 @@ class OnPolicyAgent(Agent):
             "score": result.mean_return,
         }
 
-    def inputs(
-        self, rollout: Rollout, valid: np.ndarray | None = None
-    ) -> tuple[SequenceTable | None, Tree, Sequences | None]:
-        """What the policy reads of a rollout: all rows `(T * N, ...)`, or the valid ones alone.
+    def inputs(self, rollout: Rollout, valid: np.ndarray | None = None) -> tuple[Tree, Sequences | None]:
+        """What the policy reads of a rollout: observations as rows and, with a memory, how they follow each other.
 
-        Returns:
-            Observations as tensors and, for a policy with memory, how they follow each other (before them, the table
-            that this was taken from).
+        Args:
+            rollout: T steps of N environments.
+            valid: Rows that are wanted, `(T, N)`; None wants all.
         """
-        table, sequences = rollout.sequences(), None
+        table, sequences = rollout.sequence_table, None
         if table is not None:
             _, sequences = table.take(valid=None if valid is None else valid.ravel(), device=self.device)
-        return table, as_tensors(rollout.seen(valid), self.device), sequences
+        return as_tensors(rollout.seen(valid), self.device), sequences
 
     def tensor(self, array: np.ndarray) -> torch.Tensor:
         """A `(T, N, ...)` array as a `(T * N, ...)` tensor on the agent's device."""

@@ -62,7 +62,7 @@ class ParameterNoise(Extension):
     def _distance(self, rollout: Rollout) -> float:
         """KL divergence of the policy without noise from the one with it, estimated by the actions of the latter."""
         agent, valid = self.agent, rollout.valid
-        _, observations, sequences = agent.inputs(rollout, valid)
+        observations, sequences = agent.inputs(rollout, valid)
         actions = torch.from_numpy(rollout.actions[valid]).to(agent.device)
         parameters = agent.optimizer.parameters
         noisy = parameters.clone()

@@ -80,7 +80,9 @@ class Policy(nn.Module):
         if not any(map(shutil.which, ("cc", "gcc", "clang", "cl"))):
             raise UserError("compiling needs a C++ compiler, and there is none; install g++, or leave out --compile")
         for backbone in (self.backbone, self.value_backbone):
-            if backbone is not None:
+            if backbone is not None and backbone.has_memory:
+                backbone.sequence = torch.compile(type(backbone).sequence.__get__(backbone))  # type: ignore[method-assign]
+            elif backbone is not None:
                 backbone.compile()
 
     def observe(self, observations: Tree) -> None:

@@ -49,7 +49,7 @@ class PPO(OnPolicyAgent):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        length, size = self.config.sequence_length, self.config.batch_size
+        length, size = min(self.config.sequence_length, self.config.num_steps), self.config.batch_size
         if self.policy.has_memory and size < length:
             raise UserError(
                 f"a minibatch of {size} timesteps is smaller than one sequence of {length}; raise batch-size or lower "
@@ -58,7 +58,7 @@ class PPO(OnPolicyAgent):
 
     def update(self, rollout: Rollout) -> UpdateMetrics:
         config = self.config
-        table, observations, sequences = self.inputs(rollout)
+        observations, sequences = self.inputs(rollout)
         actions = self.tensor(rollout.actions)
         with torch.no_grad():
             distribution, values = self.policy(observations, sequences)
@@ -79,8 +79,8 @@ class PPO(OnPolicyAgent):
         grad_norms: list[float] = []
         batches = (
             self.minibatches(data, np.flatnonzero(rollout.valid))
-            if table is None
-            else self.sequence_minibatches(data, table, rollout.valid.ravel())
+            if rollout.sequence_table is None
+            else self.sequence_minibatches(data, rollout.sequence_table, rollout.valid.ravel())
         )
         for batch in batches:
             loss, terms, log_ratio = self.loss(batch, clip_range)

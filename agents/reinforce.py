@@ -28,7 +28,7 @@ class REINFORCE(OnPolicyAgent):
 
     def update(self, rollout: Rollout) -> UpdateMetrics:
         config, valid = self.config, rollout.valid
-        _, observations, sequences = self.inputs(rollout, valid)
+        observations, sequences = self.inputs(rollout, valid)
         distribution, values = self.policy(observations, sequences)
         actions = torch.from_numpy(rollout.actions[valid]).to(self.device)
 

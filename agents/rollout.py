@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,8 @@ class Rollout:
 
         return map_tree(follow, self.observations, self.final_observations)
 
-    def sequences(self) -> SequenceTable | None:
+    @cached_property
+    def sequence_table(self) -> SequenceTable | None:
         """How rows follow each other, for a policy with memory; None for one without."""
         return None if self.cuts is None else SequenceTable(self.cuts, self.rewards.shape)
 
@@ -260,7 +262,7 @@ class RolloutCollector:
         # Whatever fails on the way leaves episodes half played: the next rollout begins new ones.
         self.observation, last = None, self.observation
         next_step = self.autoreset_mode is AutoresetMode.NEXT_STEP
-        memory = None if self.state is None else _MemoryTrace(self)
+        memory = None if self.state is None else _MemoryTrace(self, keep_finals=not next_step)
         rows = len(first_leaf(self._storage))
         rewards = np.empty((num_steps, self.num_envs), np.float32)
         terminated = np.empty((num_steps, self.num_envs), bool)
@@ -305,6 +307,7 @@ class RolloutCollector:
             valid[0], valid[1:] = ~self.done, ~done[:-1]
         self.done = done[-1]
         index = np.array(final_index, dtype=np.int64).reshape(-1, 2)
+        bootstrap = (None, None) if memory is None else memory.finish()
         return Rollout(
             observations,
             np.stack(actions),
@@ -314,7 +317,7 @@ class RolloutCollector:
             valid,
             final,
             (index[:, 0], index[:, 1]),
-            *(() if memory is None else memory.finish(not next_step)),
+            *bootstrap,
         )
 
     def _reset(self, **arguments: Any) -> Tree:
@@ -370,10 +373,16 @@ def take(storage: Tree, t: int) -> Tree:
 
 
 class _MemoryTrace:
-    """What a rollout needs to know of the policy's states: those where sequences begin, and those to bootstrap from."""
+    """What a rollout needs to know of the policy's states: those where sequences begin, and those to bootstrap from.
 
-    def __init__(self, collector: RolloutCollector) -> None:
+    Args:
+        collector: Whose state it follows.
+        keep_finals: Whether final observations are no rows of the rollout, and their states are wanted.
+    """
+
+    def __init__(self, collector: RolloutCollector, keep_finals: bool) -> None:
         self.collector = collector
+        self.keep_finals = keep_finals
         self.age = np.full(collector.num_envs, collector.sequence_length)  # A rollout begins with a cut.
         self.cuts: list[tuple[np.ndarray, np.ndarray, Tree]] = []
         self.final_states: list[Tree] = []
@@ -393,13 +402,13 @@ class _MemoryTrace:
 
     def after(self, done: np.ndarray, starts: np.ndarray) -> None:
         """After a step: where episodes ended, and where the next observation is a first one."""
-        if done.any():
+        if self.keep_finals and done.any():
             self.final_states.append(map_tree(lambda leaf: leaf[done], self.collector.state))
         self.collector.starts = starts
 
-    def finish(self, finals: bool) -> tuple[Cuts, Tree]:
-        """All cuts, and the states to bootstrap from: those of row T and, if wanted, of final observations."""
+    def finish(self) -> tuple[Cuts, Tree]:
+        """All cuts, and the states to bootstrap from: those of row T and of final observations."""
         times, envs, states = zip(*self.cuts, strict=True)
         last = forget(self.collector.state, self.collector.starts)
-        bootstrap = concatenate(last, *self.final_states) if finals and self.final_states else last
+        bootstrap = concatenate(last, *self.final_states)
         return Cuts(np.concatenate(times), np.concatenate(envs), concatenate(*states)), bootstrap

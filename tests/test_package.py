@@ -121,6 +121,8 @@ def imports(tree: ast.Module) -> set[str]:
 def floor(module: str) -> int:
     """-1 for the basement: errors, registry and what else stands at the top of the package."""
     parts = module.replace("/", ".").removesuffix(".py").split(".")
+    if parts[1:] == ["__main__"]:  # It is a command line, too.
+        return FLOORS.index("cli")
     return FLOORS.index(parts[1]) if len(parts) > 1 and parts[1] in FLOORS else -1
 
 

@@ -40,7 +40,7 @@ def train_seeds(method: str, data: str, seeds: list[int], options: dict[str, Any
     from rltool.training.config import RunConfig
     from rltool.training.methods import METHODS
     from rltool.training.run import Run, _next_free, sanitize
-    from rltool.training.train import resolve_options
+    from rltool.training.options import resolve_options
 
     resolve_options(METHODS[method].load(), data, options)
     parent = Path(options.get("run_dir", RunConfig.model_fields["run_dir"].default))

@@ -15,7 +15,7 @@ from rltool.networks.backbone import NumpyFunction, NumpyStep, device_of
 from rltool.networks.config import BackboneConfig
 from rltool.networks.initialization import initialize
 from rltool.networks.memory import SequenceBackbone, State, reads_tokens
-from rltool.networks.observations import Flatten, is_image
+from rltool.networks.observations import Flatten, channels_last, image_size, is_image
 from rltool.trees import Tree
 
 
@@ -125,8 +125,8 @@ class Transformer(SequenceBackbone):
         if not tokens:
             self.embed, length = nn.Linear(self.encoder.out_features, size), config.window
         elif is_image(space):
-            self.channels_last = shape[-1] <= shape[0]
-            channels, height, width = (shape[2], *shape[:2]) if self.channels_last else shape
+            self.channels_last = channels_last(space)
+            channels, height, width = image_size(space)
             length = (height // config.patch_size) * (width // config.patch_size)
             if not length:
                 raise UserError(f"an image of {height} x {width} pixels holds no patch; lower --patch-size")

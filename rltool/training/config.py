@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 
 class RunConfig(BaseModel):
-    """How long, where and how closely watched; nothing here changes what is learned but the budget and the seed."""
+    """How long, where, from what, and how closely watched."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -124,6 +124,9 @@ class Run:
     def resume_command(self) -> str:
         """What goes on with it, as a user types it."""
         functions = {"shaping": self.options.shaping, "potential": self.options.potential}
+        if any(function is not None and "<" in function for function in functions.values()):
+            wanted = ", ".join(f"{name}=..." for name, function in functions.items() if function is not None)
+            return f'rltool.resume("{shown(self.path)}", {wanted}) in Python: its functions have no name'
         given = "".join(f" --{name} {function}" for name, function in functions.items() if function is not None)
         return f"rltool resume {shown(self.path)}{given}"
 

@@ -233,6 +233,3 @@ def set_threads(threads: int) -> None:
 
     torch.set_num_threads(threads)
     threadpool_limits(threads, user_api="blas")  # NumPy's, which acting uses: more are slower on small matrices.
-
-
-__all__ = ["UserError", "resolve_options", "resume", "train"]

@@ -73,7 +73,7 @@ def test_an_update_sees_what_the_actor_saw(
     agent.collect(3)  # The rollout looked at begins in the middle of episodes.
     state, starts = agent.collector.state, agent.collector.starts.copy()
     rollout = agent.collect(16)
-    table, observations, sequences = agent.inputs(rollout)
+    table, (observations, sequences) = rollout.sequence_table, agent.inputs(rollout)
     assert table is not None
     with torch.no_grad():
         distribution, values = agent.policy(observations, sequences)

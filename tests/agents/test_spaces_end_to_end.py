@@ -238,11 +238,14 @@ def test_a_backbone_starts_another_agent_and_stays_frozen() -> None:
     heads = agent.policy.action_head.linear.weight.clone()
     agent.learn(50)
     assert all(torch.equal(weight, agent.policy.backbone.state_dict()[name]) for name, weight in weights.items())
+    assert agent.policy.normalizer.count == source.policy.normalizer.count
     assert not torch.equal(heads, agent.policy.action_head.linear.weight)
     agent.learn(100, resume=True)
     assert not torch.equal(weights["layers.0.weight"], agent.policy.backbone.state_dict()["layers.0.weight"])
     with pytest.raises(UserError, match=r"does not fit: layers\.0\.weight is"):
-        A2C("CartPole-v1", hidden_sizes=(32,)).init_backbone(source)
+        A2C("CartPole-v1", hidden_sizes=(32,), normalize_observations=True).init_backbone(source)
+    with pytest.raises(UserError, match="one of the two reads normalized observations"):
+        A2C("CartPole-v1").init_backbone(source)
     with pytest.raises(UserError, match="no policy"):
         agent.init_backbone(object())
 

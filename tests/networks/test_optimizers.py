@@ -119,7 +119,7 @@ def test_numpy_functions_of_a_network_follow_the_optimizer(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_frozen_parameters_are_left_alone(name: str) -> None:
+def test_parameters_without_gradients_are_left_alone(name: str) -> None:
     module = network()
     module[0].requires_grad_(False)
     kept = module[0].weight.clone()
