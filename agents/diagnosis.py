@@ -12,12 +12,13 @@ import torch
 from torch.nn import functional as F
 
 from rltool.agents.advantages import gae
+from rltool.agents.case import SEVERITIES, Case, Finding, Played
 from rltool.agents.evaluation import check_spaces
 from rltool.agents.on_policy import OnPolicyAgent
 from rltool.agents.policy import environment_actions
 from rltool.agents.rollout import RolloutCollector
 from rltool.agents.sequences import Sequences
-from rltool.agents.symptoms import RULES, SEVERITIES, Case, Finding, Played
+from rltool.agents.symptoms import RULES
 from rltool.envs import make_vector_env
 from rltool.errors import UserError
 from rltool.networks.observations import empty_batch

@@ -39,8 +39,8 @@ def train_seeds(method: str, data: str, seeds: list[int], options: dict[str, Any
     """Train every seed into DIR/NAME/seed-S, as many at once as there are cores, and report over all of them."""
     from rltool.training.config import RunConfig
     from rltool.training.methods import METHODS
-    from rltool.training.run import Run, _next_free, sanitize
     from rltool.training.options import resolve_options
+    from rltool.training.run import Run, _next_free, sanitize
 
     resolve_options(METHODS[method].load(), data, options)
     parent = Path(options.get("run_dir", RunConfig.model_fields["run_dir"].default))

@@ -14,12 +14,10 @@ import torch
 import rltool
 from rltool.agents import A2C, PPO
 from rltool.agents import diagnosis as module
+from rltool.agents.case import Case, Finding, Played
 from rltool.agents.diagnosis import Diagnosis, diagnose, loss_curvature, play
 from rltool.agents.symptoms import (
     RULES,
-    Case,
-    Finding,
-    Played,
     critic_useless,
     dropped,
     entropy_collapsed,
