@@ -22,6 +22,23 @@ WIDE_ROLLOUTS = {
     **NORMALIZED,
 }
 
+# Long discounts and an entropy bonus against hovering for fear of a crash.
+LANDER = {
+    "total_timesteps": 1_000_000,
+    "eval_freq": 50_000,
+    "eval_episodes": 20,
+    "num_envs": 16,
+    "num_steps": 256,
+    "batch_size": 256,
+    "num_epochs": 10,
+    "learning_rate": 1e-3,
+    "learning_rate_schedule": "linear",
+    "gamma": 0.999,
+    "gae_lambda": 0.98,
+    "ent_coef": 0.01,
+    "normalize_returns": True,
+}
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "reinforce": {
         "CartPole-v1": {
@@ -87,6 +104,20 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "log_std_init": -1.0,
             "normalize_returns": True,
         },
+        "HalfCheetah-v5": {
+            "total_timesteps": 1_000_000,
+            "eval_freq": 50_000,
+            "eval_episodes": 16,
+            "num_envs": 16,
+            "num_steps": 8,
+            "learning_rate": 1e-3,
+            "learning_rate_schedule": "linear",
+            "gamma": 0.98,
+            "gae_lambda": 0.9,
+            "log_std_init": -2.0,
+            "init": "default",
+            **NORMALIZED,
+        },
     },
     "ppo": {
         "CartPole-v1": {
@@ -140,5 +171,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "log_std_init": -1.0,
             "normalize_returns": True,
         },
+        "LunarLander-v3": LANDER,
     },
 }
