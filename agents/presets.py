@@ -106,7 +106,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "HalfCheetah-v5": {
             "total_timesteps": 1_000_000,
-            "eval_freq": 50_000,
+            "eval_freq": 100_000,
             "eval_episodes": 16,
             "num_envs": 16,
             "num_steps": 8,
@@ -194,7 +194,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "Hopper-v5": {
             "total_timesteps": 1_000_000,
             "eval_freq": 50_000,
-            "eval_episodes": 20,
+            "eval_episodes": 10,
             "num_envs": 8,
             "num_steps": 128,
             "batch_size": 128,
