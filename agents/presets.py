@@ -104,6 +104,15 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "log_std_init": -1.0,
             "normalize_returns": True,
         },
+        "LunarLander-v3": {
+            "total_timesteps": 200_000,
+            "eval_freq": 5_000,
+            "eval_episodes": 20,
+            "num_envs": 4,
+            "learning_rate": 1e-3,
+            "learning_rate_schedule": "linear",
+            "gamma": 0.995,
+        },
         "HalfCheetah-v5": {
             "total_timesteps": 1_000_000,
             "eval_freq": 100_000,
