@@ -42,16 +42,23 @@ EVALUATION_SEED = 1_000_000  # Evaluation episodes are none of those that traini
 
 
 class Peer(NamedTuple):
-    """What rl-baselines3-zoo publishes: its budget, its mean return (deterministic), its tuned settings."""
+    """What rl-baselines3-zoo publishes: its budget, its mean return (deterministic), its tuned settings.
+
+    Also what tianshou publishes for 1M timesteps: the mean over ten seeds of each one's best evaluation.
+    """
 
     timesteps: int
     published: float
     settings: dict[str, Any]
+    tianshou: float | None = None
 
 
 NORM = {"normalize_observations": True, "normalize_returns": True}
 GSDE = {"action_std": "gsde"}
 LINEAR = {"learning_rate_schedule": "linear"}
+LANDER = {"num_envs": 16, "num_steps": 1024, "num_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98, "ent_coef": 0.01}
+WIDE = {"hidden_sizes": [256, 256], "activation": "relu", "log_std_init": -2.0, "init": "default"}
+# The zoo's Box2D environments are v2 where these are v3, and its MuJoCo environments v3 where these are v5.
 ZOO = {
     "ppo:CartPole-v1": Peer(100_000, 500.0, {
         "num_envs": 8, "num_steps": 32, "batch_size": 256, "num_epochs": 20, "gamma": 0.98, "gae_lambda": 0.8,
@@ -83,6 +90,41 @@ ZOO = {
         "num_envs": 8, "num_steps": 8, "gamma": 0.9, "gae_lambda": 0.9, "vf_coef": 0.4, "log_std_init": -2.0,
         "init": "default", **LINEAR, **GSDE, **NORM,
     }),
+    "ppo:LunarLander-v3": Peer(1_000_000, 242.1, LANDER),
+    "a2c:LunarLander-v3": Peer(200_000, 155.8, {
+        "num_envs": 8, "gamma": 0.995, "learning_rate": 8.3e-4, "ent_coef": 1e-5, **LINEAR,
+    }),
+    "ppo:LunarLanderContinuous-v3": Peer(1_000_000, 270.9, LANDER),
+    "ppo:BipedalWalker-v3": Peer(5_000_000, 287.9, {
+        "num_envs": 32, "num_epochs": 10, "gamma": 0.999, "clip_range": 0.18, **NORM,
+    }),
+    "ppo:HalfCheetah-v5": Peer(1_000_000, 5819.1, {
+        "num_steps": 512, "num_epochs": 20, "gamma": 0.98, "gae_lambda": 0.92, "learning_rate": 2.0633e-5,
+        "clip_range": 0.1, "ent_coef": 0.000401762, "max_grad_norm": 0.8, "vf_coef": 0.58096, **WIDE, **NORM,
+    }, 5783.9),
+    "a2c:HalfCheetah-v5": Peer(1_000_000, 3041.2, NORM, 1829.9),
+    "ppo:Hopper-v5": Peer(1_000_000, 2410.4, {
+        "num_steps": 512, "batch_size": 32, "num_epochs": 5, "gamma": 0.999, "gae_lambda": 0.99,
+        "learning_rate": 9.80828e-5, "ent_coef": 0.00229519, "max_grad_norm": 0.7, "vf_coef": 0.835671, **WIDE, **NORM,
+    }, 2609.3),
+    "a2c:Hopper-v5": Peer(1_000_000, 733.5, NORM, 1253.2),
+    "ppo:Walker2d-v5": Peer(1_000_000, 3478.8, {
+        "num_steps": 512, "batch_size": 32, "num_epochs": 20, "learning_rate": 5.05041e-5, "clip_range": 0.1,
+        "ent_coef": 0.000585045, "max_grad_norm": 1.0, "vf_coef": 0.871923, **NORM,
+    }, 3588.5),
+    "a2c:Walker2d-v5": Peer(1_000_000, 581.8, NORM, 1091.6),
+    "ppo:Ant-v5": Peer(1_000_000, 1327.2, NORM, 3258.4),
+    "a2c:Ant-v5": Peer(1_000_000, -44.0, NORM, 3485.4),
+}  # fmt: skip
+# For throughput, where the zoo's settings have one environment: tianshou's, which collect from several.
+TIANSHOU = {
+    "ppo": {
+        "num_envs": 8, "num_steps": 256, "learning_rate": 3e-4, "vf_coef": 0.25, "log_std_init": -0.5, **LINEAR, **NORM,
+    },
+    "a2c": {
+        "num_envs": 16, "gae_lambda": 0.95, "learning_rate": 7e-4, "ent_coef": 0.01, "log_std_init": -0.5,
+        **LINEAR, **NORM,
+    },
 }  # fmt: skip
 SOLVED_AT = {
     "CartPole-v1": 475.0,
@@ -155,6 +197,7 @@ def measure_rltool_train(job: dict[str, Any]) -> Measurement:
 def make_sb3(job: dict[str, Any]) -> Any:
     """The SB3 model with the job's settings, as its users and the zoo make it."""
     import stable_baselines3
+    import torch
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
 
@@ -171,6 +214,10 @@ def make_sb3(job: dict[str, Any]) -> Any:
         policy["log_std_init"] = settings.pop("log_std_init")
     if settings.pop("init", "orthogonal") == "default":
         policy["ortho_init"] = False
+    if "hidden_sizes" in settings:
+        policy["net_arch"] = settings.pop("hidden_sizes")
+    if settings.pop("activation", "tanh") == "relu":
+        policy["activation_fn"] = torch.nn.ReLU
     settings = {SB3_NAMES.get(name, name): value for name, value in settings.items()}
     model_class = getattr(stable_baselines3, job["method"].upper())
     return model_class("MlpPolicy", env, policy_kwargs=policy, seed=job["seed"], device="cpu", **settings)
@@ -273,8 +320,13 @@ def ratio(above: Sequence[Measurement], below: Sequence[Measurement]) -> str:
 
 def throughput(args: argparse.Namespace) -> Iterator[Row]:
     """Timesteps per second, same settings."""
-    for name in args.runs or ("ppo:CartPole-v1", "a2c:CartPole-v1", "ppo:Pendulum-v1", "a2c:Acrobot-v1"):
+    standard = ("ppo:CartPole-v1", "a2c:CartPole-v1", "ppo:Pendulum-v1", "a2c:Acrobot-v1")
+    mujoco = ("ppo:HalfCheetah-v5", "a2c:HalfCheetah-v5", "ppo:Hopper-v5", "a2c:Hopper-v5")
+    for name in args.runs or (*standard, *mujoco):
         variants = {name: ZOO[name].settings}
+        if ZOO[name].tianshou is not None:
+            settings = TIANSHOU[name.split(":")[0]]
+            variants = {f"{name}, {settings['num_envs']} environments": settings}
         if "action_std" in ZOO[name].settings:
             plain = {k: v for k, v in ZOO[name].settings.items() if k not in ("action_std", "sde_sample_freq")}
             variants = {f"{name}, gSDE": ZOO[name].settings, f"{name}, Gaussian": plain}
@@ -316,6 +368,7 @@ def final(args: argparse.Namespace) -> Iterator[Row]:
                 "SB3 here": spread(m["sb3"], 1, statistics.fmean) if "sb3" in m else "–",
                 "zoo's table": f"{peer.published:,.1f}",
                 "zoo's timesteps": f"{peer.timesteps:,}",
+                "tianshou's table": "–" if peer.tianshou is None else f"{peer.tianshou:,.1f}",
             },
         )
 
@@ -391,7 +444,8 @@ def publish(part: str, row: Row, out: Path, page: Path, script: str = "rl") -> N
     out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"machine": here, "rows": rows}, indent=1) + "\n")
 
-    lines = [["", *cells], ["---"] * (len(cells) + 1), *([key, *row["table"].values()] for key, row in rows.items())]
+    lines = [["", *cells], ["---"] * (len(cells) + 1)]
+    lines += [[key, *(row["table"].get(column, "–") for column in cells)] for key, row in rows.items()]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     versions = ", ".join(f"{package} {version}" for package, version in here["versions"].items())
     days = sorted({row["measured"][:10] for row in rows.values()})

@@ -160,16 +160,13 @@ def test_where_the_repetition_goes(cli, copy_of_trained):
 
 
 def test_functions_that_shaped_the_rewards_are_given_again(cli, workplace):
-    (workplace / "rewards_of_reproduce.py").write_text(
+    (workplace / "twice.py").write_text(
         "def double(obs, action, reward, next_obs, terminated):\n    return 2 * reward\n"
     )
-    rltool.train("a2c", "CartPole-v1", total_timesteps=400, name="r", shaping="rewards_of_reproduce:double", **SMALL)
+    rltool.train("a2c", "CartPole-v1", total_timesteps=400, name="r", shaping="twice:double", **SMALL)
     said = cli("reproduce", "r").sentence(2)
-    assert (
-        said
-        == "the rewards of this run were shaped by rewards_of_reproduce:double; give it again: --shaping rewards_of_reproduce:double"
-    )
-    assert cli("reproduce", "r", "--shaping", "rewards_of_reproduce:double", "--quiet").code == 0
+    assert said == "the rewards of this run were shaped by twice:double; give it again: --shaping twice:double"
+    assert cli("reproduce", "r", "--shaping", "twice:double", "--quiet").code == 0
 
 
 def test_a_run_that_began_with_anothers_backbone():
