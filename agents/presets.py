@@ -214,6 +214,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "normalize_returns": True,
         },
         "LunarLander-v3": LANDER,
+        "LunarLanderContinuous-v3": LANDER,
         "HalfCheetah-v5": {
             "total_timesteps": 1_000_000,
             "eval_freq": 50_000,

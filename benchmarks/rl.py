@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-# Torch, rltool and stable_baselines3 are imported where they are measured, never in the parent process.
+# Torch and stable_baselines3 are imported where they are measured, never in the parent process.
 
 Measurement = dict[str, Any]
 Measured = dict[str, list[Measurement]]  # By side.
@@ -352,9 +352,12 @@ def solve(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def final(args: argparse.Namespace) -> Iterator[Row]:
-    """Return after training at the zoo's budgets, each side with its own tuned settings."""
+    """Return after training at the zoo's budgets, each side with its own tuned settings; all that have a preset."""
+    from rltool.agents.presets import PRESETS
+
     sides = ("rltool", "sb3") if args.with_sb3 else ("rltool",)
-    for name in args.runs or ZOO:
+    tuned = [name for name in ZOO if name.split(":")[1] in PRESETS[name.split(":")[0]]]
+    for name in args.runs or tuned:
         m = compare(name, "mean_return", args.seeds or 3, sides, args.jobs, tuned=True, evaluate=True)
         ours, peer = m["rltool"], ZOO[name]
         yield (
