@@ -52,8 +52,9 @@ def cost(args: argparse.Namespace) -> Iterator[Row]:
             for backbone, measurements in measured.items():
                 measurements.append(train("CartPole-v1", backbone, seed, 32_768, "--eval-freq", "0", *options))
         cells = {f"{backbone} [s]": spread(measurements, 1) for backbone, measurements in measured.items()}
-        for backbone in measured.keys() - {"mlp"} if "mlp" in measured else ():
-            cells[f"{backbone} / mlp"] = ratio(measured[backbone], measured["mlp"])
+        if "mlp" in measured:
+            others = [backbone for backbone in measured if backbone != "mlp"]
+            cells |= {f"{backbone} / mlp": ratio(measured[backbone], measured["mlp"]) for backbone in others}
         yield f"PPO, CartPole-v1, {name}", measured, cells
 
 
