@@ -245,6 +245,8 @@ class OnPolicyAgent(Agent):
             for extension in self.extensions.values():
                 stack.enter_context(extension.around())
             rollout = self.collect(max_steps)
+            for extension in self.extensions.values():
+                rollout.rewards = extension.task_reward(rollout)
             if self.return_scaler is not None:
                 rollout.rewards = self.return_scaler(rollout.rewards, rollout.done, rollout.valid)
             if not rollout.valid.any():  # Nothing is learned from steps that only reset, or make no whole episode.
@@ -329,8 +331,14 @@ class OnPolicyAgent(Agent):
             "mean_return": result.mean_return,
             "std_return": result.std_return,
             "mean_length": result.mean_length,
-            "score": result.mean_return,
+            # Rewards that were not learned from choose no weights: the latest are the best.
+            "score": 0.0 if self.replaces_rewards else result.mean_return,
         }
+
+    @property
+    def replaces_rewards(self) -> bool:
+        """Whether it learns from other rewards than the environment's."""
+        return any(extension.replaces_rewards for extension in self.extensions.values())
 
     def inputs(self, rollout: Rollout, valid: np.ndarray | None = None) -> tuple[Tree, Sequences | None]:
         """What the policy reads of a rollout: observations as rows and, with a memory, how they follow each other.
@@ -424,7 +432,11 @@ class OnPolicyAgent(Agent):
             "observation_space": space_to_json(self.observation_space),
             "action_space": space_to_json(self.action_space),
         }
-        save_state(Path(path), State(dict(self.policy.state_dict()), description))
+        state = State(dict(self.policy.state_dict()), description)
+        for name, extension in self.extensions.items():
+            if extension.model is not None:
+                state.add(f"extension.{name}", extension.model.state_dict())
+        save_state(Path(path), state)
 
     @classmethod
     def load(cls, path: str | Path, env: str | gym.Env | VectorEnv | None = None, device: str = "cpu") -> Self:
@@ -451,5 +463,8 @@ class OnPolicyAgent(Agent):
             env_kwargs=values["env_kwargs"],
             spaces=(space_from_json(values["observation_space"]), space_from_json(values["action_space"])),
         )
-        agent.policy.load_state_dict(state.tensors)
+        agent.policy.load_state_dict({n: t for n, t in state.tensors.items() if not n.startswith("extension.")})
+        for name, extension in agent.extensions.items():
+            if extension.model is not None:
+                extension.model.load_state_dict(state.take(f"extension.{name}"))
         return agent

@@ -213,3 +213,9 @@ def environment_actions(space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:
             start = int(space.start)
             return lambda actions: actions + start
     return lambda actions: actions
+
+
+def policy_actions(space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:  # STUB
+    if isinstance(space, gym.spaces.Discrete):
+        return lambda actions: actions - int(space.start)
+    return lambda actions: actions.astype(np.float32)

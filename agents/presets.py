@@ -251,4 +251,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             **NORMALIZED,
         },
     },
+    "gail": {},
+    "airl": {},
 }
