@@ -7,13 +7,16 @@ from rltool.lazy import lazy_exports
 if TYPE_CHECKING:
     from rltool.agents.a2c import A2C as A2C
     from rltool.agents.agent import Agent as Agent
+    from rltool.agents.airl import AIRL as AIRL
     from rltool.agents.config import A2CConfig as A2CConfig
     from rltool.agents.config import PPOConfig as PPOConfig
     from rltool.agents.config import REINFORCEConfig as REINFORCEConfig
+    from rltool.agents.gail import GAIL as GAIL
     from rltool.agents.on_policy import OnPolicyAgent as OnPolicyAgent
     from rltool.agents.policy import Policy as Policy
     from rltool.agents.ppo import PPO as PPO
     from rltool.agents.reinforce import REINFORCE as REINFORCE
+    from rltool.agents.reward_model import RewardModel as RewardModel
     from rltool.agents.sb3 import SB3Agent as SB3Agent
     from rltool.agents.sb3 import load_sb3 as load_sb3
 
@@ -22,11 +25,14 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "a2c": ["A2C"],
         "agent": ["Agent"],
+        "airl": ["AIRL"],
         "config": ["A2CConfig", "PPOConfig", "REINFORCEConfig"],
+        "gail": ["GAIL"],
         "on_policy": ["OnPolicyAgent"],
         "policy": ["Policy"],
         "ppo": ["PPO"],
         "reinforce": ["REINFORCE"],
+        "reward_model": ["RewardModel"],
         "sb3": ["SB3Agent", "load_sb3"],
     },
 )

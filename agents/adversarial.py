@@ -29,8 +29,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import SyncVectorEnv
 from torch.nn.functional import relu, softplus
 
+from rltool.agents.controls import compare_with_controls
 from rltool.agents.extensions import Extension
 from rltool.agents.on_policy import OnPolicyAgent, UpdateMetrics
 from rltool.agents.policy import environment_actions, policy_actions, without_mask
@@ -41,6 +43,7 @@ from rltool.errors import UserError
 from rltool.networks.observations import as_tensors
 from rltool.training.checkpoint import State
 from rltool.training.optimizers import Adam
+from rltool.training.progress import Progress
 from rltool.training.run import Run
 from rltool.trees import Tree, map_tree
 
@@ -117,9 +120,11 @@ class DemonstrationReward(Extension):
 
     @cached_property
     def horizon(self) -> int:
-        """Timesteps of an episode that does not terminate."""
-        spec = getattr(self.agent.env, "spec", None)
-        return getattr(spec, "max_episode_steps", None) or int(self.demos.lengths.max())
+        """Timesteps of an episode that does not terminate; without a time limit, more than any demonstration has."""
+        env = self.agent.env
+        spec = env.spec or (env.get_attr("spec")[0] if isinstance(env, SyncVectorEnv) else None)
+        limit = None if spec is None else spec.max_episode_steps
+        return limit or int(self.demos.lengths.max() + 1 / (1 - min(self.config.gamma, 0.999)))
 
     @cached_property
     def demonstrated(self) -> Steps:
@@ -276,6 +281,9 @@ class DemonstrationReward(Extension):
 
     def after_update(self, rollout: Rollout) -> UpdateMetrics:
         return self.metrics
+
+    def conclude(self, run: Run, progress: Progress) -> dict[str, Any] | None:
+        return compare_with_controls(run, self.demos, progress) if self.config.demos_control == "none" else {}
 
     def state(self) -> dict[str, torch.Tensor]:
         state = State()

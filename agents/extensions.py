@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from rltool.agents.on_policy import OnPolicyAgent, UpdateMetrics
     from rltool.agents.rollout import Rollout
     from rltool.networks import Distribution
+    from rltool.training.progress import Progress
+    from rltool.training.run import Run
     from rltool.trees import Tree
 
 EXTENSIONS = Registry("extension", group="rltool.extensions")
@@ -84,6 +86,10 @@ class Extension:
 
     def after_update(self, rollout: Rollout) -> UpdateMetrics:
         """Learn from the rollout, too; returns metrics by their `train/` names."""
+        return {}
+
+    def conclude(self, run: Run, progress: Progress) -> dict[str, Any] | None:
+        """When a run's training has finished: figures for its summary; None if the user stopped on the way."""
         return {}
 
     def state(self) -> dict[str, torch.Tensor]:

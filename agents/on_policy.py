@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import gymnasium as gym
 import numpy as np
@@ -34,6 +34,10 @@ from rltool.training.optimizers import OPTIMIZERS
 from rltool.training.spaces import space_from_json, space_to_json
 from rltool.trees import Tree
 from rltool.validation import validate
+
+if TYPE_CHECKING:
+    from rltool.training.progress import Progress
+    from rltool.training.run import Run
 
 Metrics = dict[str, float]
 UpdateMetrics = dict[str, torch.Tensor | float]
@@ -334,6 +338,15 @@ class OnPolicyAgent(Agent):
             # Rewards that were not learned from choose no weights: the latest are the best.
             "score": 0.0 if self.replaces_rewards else result.mean_return,
         }
+
+    def conclude(self, run: Run, progress: Progress) -> dict[str, Any] | None:
+        figures: dict[str, Any] = {}
+        for extension in self.extensions.values():
+            more = extension.conclude(run, progress)
+            if more is None:
+                return None
+            figures |= more
+        return figures
 
     @property
     def replaces_rewards(self) -> bool:

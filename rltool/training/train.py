@@ -187,7 +187,11 @@ def _execute(
             raise
         if recorder.timesteps < total:
             recorder.save()
-        recorder.summarize()
+        recorder.summarize(finished=False)
+        if recorder.timesteps >= total:
+            figures = learner.conclude(run, display)
+            if figures is not None:  # Else it was stopped on the way, and a resume comes back to it.
+                recorder.summarize(**figures)
     finally:
         display.stop()
     _draw(run)
