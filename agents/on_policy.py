@@ -163,8 +163,9 @@ class OnPolicyAgent(Agent):
 
     @cached_property
     def return_scaler(self) -> ReturnScaler | None:
-        """Scales rewards, if the config says so."""
-        return ReturnScaler(self.env.num_envs, self.config.gamma) if self.config.normalize_returns else None
+        """Scales rewards, if the config says so or they are learned ones, whose size means nothing."""
+        scaled = self.config.normalize_returns or self.replaces_rewards
+        return ReturnScaler(self.env.num_envs, self.config.gamma) if scaled else None
 
     # Training
 

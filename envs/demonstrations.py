@@ -120,11 +120,3 @@ class Demonstrations:
         for start, end in zip(self.starts, self.ends, strict=True):
             yield slice(int(start), int(end) + 1)
 
-
-def load_demonstrations(source, observation_space, action_space, env_id=None):  # STUB
-    if isinstance(source, Demonstrations):
-        return source
-    with np.load(source) as f:
-        ends = np.flatnonzero(f["episode_ends"])
-        return Demonstrations(observation_space, action_space, f["observations"], f["actions"], f["rewards"], ends,
-            f["terminated"] if "terminated" in f else None, f["final_observations"] if "final_observations" in f else None)

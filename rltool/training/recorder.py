@@ -131,8 +131,8 @@ class Recorder:
         if self.best is None:
             self.learner.save(self.run.path / "model.safetensors")
 
-    def summarize(self, **figures: Any) -> dict[str, Any]:
-        """Write and return `summary.json`, with further figures."""
+    def summarize(self) -> dict[str, Any]:
+        """Write and return `summary.json`."""
         seconds = self.seconds()
         best = {name: value for name, value in (self.best or {}).items() if name != "score"}
         rollout = {name: value for name, value in self.learner.metrics().items() if not math.isnan(value)}
@@ -147,7 +147,6 @@ class Recorder:
             "mean_return": best.get("mean_return", rollout.get("rollout/ep_rew_mean")),
             **{f"best_{name}": value for name, value in best.items()},
             **rollout,
-            **figures,
         }
         self.run.write_json("summary.json", summary)
         return summary

@@ -187,11 +187,13 @@ def _execute(
             raise
         if recorder.timesteps < total:
             recorder.save()
-        recorder.summarize(finished=False)
-        if recorder.timesteps >= total:
+        summary = recorder.summarize()
+        if summary["finished"]:
+            # Until it is concluded it is not finished: a resume comes back to it.
+            run.write_json("summary.json", summary | {"finished": False})
             figures = learner.conclude(run, display)
-            if figures is not None:  # Else it was stopped on the way, and a resume comes back to it.
-                recorder.summarize(**figures)
+            if figures is not None:
+                run.write_json("summary.json", summary | figures)
     finally:
         display.stop()
     _draw(run)
