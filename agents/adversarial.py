@@ -38,9 +38,10 @@ from rltool.agents.on_policy import OnPolicyAgent, UpdateMetrics
 from rltool.agents.policy import environment_actions, policy_actions, without_mask
 from rltool.agents.reward_model import RewardModel, Steps, absorbing_step
 from rltool.agents.rollout import Rollout
-from rltool.envs.demonstrations import Demonstrations, load_demonstrations
+from rltool.envs.demonstration_files import load_demonstrations
+from rltool.envs.demonstrations import Demonstrations
 from rltool.errors import UserError
-from rltool.networks.observations import as_tensors
+from rltool.networks.observations import as_tensors, interchangeable
 from rltool.training.checkpoint import State
 from rltool.training.optimizers import Adam
 from rltool.training.progress import Progress
@@ -108,6 +109,13 @@ class DemonstrationReward(Extension):
         self.metrics: UpdateMetrics = {}
         self.running_lengths = np.zeros(config.num_envs, np.int64)
         self.own_absorbing = 0.0  # The absorbing state's share of the policy's steps, of late.
+
+    def prepare(self) -> None:
+        if len(self.demonstrated.absorbing) == 0:
+            raise UserError(
+                f"{self.demos.name} holds no step whose successor is known: its episodes have one timestep each and "
+                "nobody recorded what followed; add final_observations"
+            )
 
     @cached_property
     def demos(self) -> Demonstrations:
@@ -251,7 +259,7 @@ class DemonstrationReward(Extension):
     # Probabilities of actions, and of absorption
 
     def _log_prob(self, observations: Tree, actions: np.ndarray) -> np.ndarray:
-        """log pi(a | s), where the logit takes it in, else zeros, `(B,)`."""
+        """Log pi(a | s), where the logit takes it in, else zeros, `(B,)`."""
         if not self.objective.subtracts_log_prob:
             return np.zeros(len(actions), np.float32)
         with torch.no_grad():
@@ -259,7 +267,7 @@ class DemonstrationReward(Extension):
             return distribution.log_prob(torch.from_numpy(actions).to(self.agent.device)).cpu().numpy()
 
     def demonstrated_log_prob(self, rows: np.ndarray) -> np.ndarray:
-        """log pi(a | s) of rows of `demonstrated`, by the policy of this moment."""
+        """Log pi(a | s) of rows of `demonstrated`, by the policy of this moment."""
         seen = map_tree(lambda leaf: leaf[rows], self.demonstrated.observations)
         return self._log_prob(seen, self._demonstrated_actions[rows])
 
@@ -310,6 +318,16 @@ class RecoveredReward(Extension):
     def __init__(self, agent: OnPolicyAgent) -> None:
         super().__init__(agent)
         self.to_environment = environment_actions(agent.action_space)
+
+    def prepare(self) -> None:
+        model, policy = self.recovered, self.agent.policy
+        mine = without_mask(policy.observation_space) if policy.masked else policy.observation_space
+        for what, own, theirs in (
+            ("observations", mine, model.observation_space),
+            ("actions", self.agent.action_space, model.action_space),
+        ):
+            if not interchangeable(own, theirs):
+                raise UserError(f"the reward of {self.config.reward} is one of {what} {theirs}, not {own}")
 
     @cached_property
     def recovered(self) -> RewardModel:

@@ -68,6 +68,13 @@ class Agent:
         actions = environment_actions(self.action_space)(actions)
         return (actions[0] if single else actions), state
 
+    def prepare(self) -> None:
+        """Look at what training needs, before anything is written.
+
+        Raises:
+            UserError: Something is missing or does not fit.
+        """
+
     def conclude(self, run: Run, progress: Progress) -> dict[str, Any] | None:
         """What is to be done when a run's training has finished.
 

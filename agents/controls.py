@@ -107,5 +107,3 @@ def verdict(summary: dict[str, Any]) -> list[str]:
             "so it is no evidence that they were understood"
         )
     return lines
-
-

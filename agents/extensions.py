@@ -68,6 +68,9 @@ class Extension:
         self.agent = agent
         self.config = agent.config
 
+    def prepare(self) -> None:
+        """Before training: load what is needed for it, or raise a UserError."""
+
     def around(self) -> AbstractContextManager[Any]:
         """Entered before each rollout and left after its update, also where either fails."""
         return nullcontext()

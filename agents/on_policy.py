@@ -340,6 +340,10 @@ class OnPolicyAgent(Agent):
             "score": 0.0 if self.replaces_rewards else result.mean_return,
         }
 
+    def prepare(self) -> None:
+        for extension in self.extensions.values():
+            extension.prepare()
+
     def conclude(self, run: Run, progress: Progress) -> dict[str, Any] | None:
         figures: dict[str, Any] = {}
         for extension in self.extensions.values():

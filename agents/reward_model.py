@@ -100,7 +100,7 @@ class RewardModel(nn.Module):
         return (observations if self.normalizer is None else self.normalizer(observations)), absorbing
 
     def forward(self, steps: Steps) -> torch.Tensor:
-        """f of B steps, as tensors: `(B,)`."""
+        """F of B steps, as tensors: `(B,)`."""
         rating = self.rating(self.inputs(steps))
         if self.potential is None or self.gamma is None:
             return rating

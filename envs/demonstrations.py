@@ -119,4 +119,3 @@ class Demonstrations:
         """The rows of each episode."""
         for start, end in zip(self.starts, self.ends, strict=True):
             yield slice(int(start), int(end) + 1)
-

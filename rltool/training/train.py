@@ -56,6 +56,7 @@ def train(method: str, data: str, *, callback: Callback | None = None, progress:
     )
     if run_config.init_backbone is not None:
         learner.init_backbone(Run(run_config.init_backbone).model)
+    learner.prepare()
     run = create_run(method, data, run_config, config.model_dump(mode="json"))
     return begin(run, learner, _describe_preset(preset, data), progress, callback)
 

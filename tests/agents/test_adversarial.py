@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from rltool.agents import A2C, AIRL, GAIL, PPO
-from rltool.agents.adversarial import OBJECTIVES, shuffled
+import rltool
+from rltool.agents import A2C, AIRL, GAIL, PPO, controls
+from rltool.agents.adversarial import OBJECTIVES, recovered_reward, shuffled
 from rltool.agents.controls import verdict
 from rltool.agents.reward_model import RewardModel, Steps, absorbing_step
 from rltool.envs.demonstrations import Demonstrations
 from rltool.errors import UserError
+from rltool.training.checkpoint import load_state
+
 from .conftest import IdentityVectorEnv
 
 LINE = gym.spaces.Box(-1, 1, (1,), np.float32)
@@ -24,7 +27,9 @@ TWO = gym.spaces.Discrete(2)
 def save(path, observations, actions, ends, **arrays):
     marks = np.zeros(len(actions), bool)
     marks[np.asarray(ends)] = True
-    np.savez(path, observations=observations, actions=actions, rewards=np.ones(len(actions)), episode_ends=marks, **arrays)
+    np.savez(
+        path, observations=observations, actions=actions, rewards=np.ones(len(actions)), episode_ends=marks, **arrays
+    )
     return str(path)
 
 
@@ -144,7 +149,9 @@ def test_it_reads_every_space(space, actions):
 
 def absorbing_agent(tmp_path, lengths, terminated, **options):
     n, ends = sum(lengths), np.cumsum(lengths) - 1
-    demos = save(tmp_path / "ends.npz", np.zeros((n, 1), np.float32), np.zeros(n, int), ends, terminated=np.array(terminated))
+    demos = save(
+        tmp_path / "ends.npz", np.zeros((n, 1), np.float32), np.zeros(n, int), ends, terminated=np.array(terminated)
+    )
     return GAIL(make_walk(), demos=demos, num_steps=16, batch_size=16, **options)
 
 
@@ -184,7 +191,13 @@ def test_the_share_of_the_absorbing_state(tmp_path):
 def test_where_it_is_unknown_whether_episodes_terminated_the_short_ones_have(tmp_path):
     marks = np.zeros(14, bool)
     marks[[3, 13]] = True
-    np.savez(tmp_path / "flat.npz", observations=np.zeros((14, 1), np.float32), actions=np.zeros(14, int), rewards=np.ones(14), episode_ends=marks)
+    np.savez(
+        tmp_path / "flat.npz",
+        observations=np.zeros((14, 1), np.float32),
+        actions=np.zeros(14, int),
+        rewards=np.ones(14),
+        episode_ends=marks,
+    )
     agent = absorbing_agent(tmp_path, [4], [True])
     agent = GAIL(agent.env, demos=str(tmp_path / "flat.npz"), num_steps=16, batch_size=16)
     assert agent.extensions["demos"].demonstrated_ends.tolist() == [True, False]
@@ -257,7 +270,9 @@ def test_a2c_is_a_generator_too(identity_demos):
 def test_shuffled_demonstrations_teach_nothing(identity_demos):
     env = IdentityVectorEnv("discrete", 8)
     options = {"demos": identity_demos, "num_steps": 32, "batch_size": 64, "learning_rate": 3e-3}
-    right = [share_of_right_actions(GAIL(env, demos_control="shuffled", seed=s, **options).learn(4_000)) for s in range(3)]
+    right = [
+        share_of_right_actions(GAIL(env, demos_control="shuffled", seed=s, **options).learn(4_000)) for s in range(3)
+    ]
     assert np.mean(right) < 0.9
 
 
@@ -269,9 +284,18 @@ def test_shuffling_keeps_what_there_is_but_not_what_belongs_together():
     assert (spoiled.actions / 50 == spoiled.observations[:, 0]).mean() < 0.2
 
 
-@pytest.mark.parametrize("options", [{"demos_gradient_penalty": 1.0}, {"demos_spectral_norm": True}, {"demos_absorbing": False}])
+@pytest.mark.parametrize(
+    "options", [{"demos_gradient_penalty": 1.0}, {"demos_spectral_norm": True}, {"demos_absorbing": False}]
+)
 def test_what_steadies_it_still_learns(identity_demos, options):
-    agent = GAIL(IdentityVectorEnv("discrete", 8), demos=identity_demos, num_steps=32, batch_size=64, learning_rate=3e-3, **options)
+    agent = GAIL(
+        IdentityVectorEnv("discrete", 8),
+        demos=identity_demos,
+        num_steps=32,
+        batch_size=64,
+        learning_rate=3e-3,
+        **options,
+    )
     agent.learn(8_000)
     assert share_of_right_actions(agent) == 1.0
 
@@ -289,7 +313,9 @@ def test_the_gradient_penalty_of_a_linear_model_is_its_slopes():
 
     class Holder:
         agent = type("Agent", (), {"device": "cpu"})
-        _gradient_penalty = __import__("rltool.agents.adversarial", fromlist=["x"]).DemonstrationReward._gradient_penalty
+        _gradient_penalty = __import__(
+            "rltool.agents.adversarial", fromlist=["x"]
+        ).DemonstrationReward._gradient_penalty
 
     holder = Holder()
     holder.model = model
@@ -320,3 +346,94 @@ def test_verdicts():
     honest = verdict(figures | {"leak": "none", "shuffled_score": 0.05})
     assert not any("enough" in sentence for sentence in honest) and any("nothing away" in s for s in honest)
     assert math.isfinite(figures["score"]) and verdict({}) == []
+
+
+# Runs
+
+
+CARTPOLE = {"num_envs": 4, "num_steps": 64, "batch_size": 64, "num_epochs": 2}
+
+
+@pytest.fixture
+def cartpole_demos(tmp_path):
+    """Five good episodes: the pole is pushed back whenever it leans."""
+    env, rows, acts, ends, finals = gym.make("CartPole-v1"), [], [], [], []
+    for seed in range(5):
+        observation, _ = env.reset(seed=seed)
+        for _ in range(100):
+            action = int(observation[2] + 0.5 * observation[3] > 0)
+            rows.append(observation)
+            acts.append(action)
+            observation, _, terminated, _, _ = env.step(action)
+            assert not terminated
+        ends.append(len(acts) - 1)
+        finals.append(observation)
+    return save(
+        tmp_path / "cartpole.npz", np.array(rows), np.array(acts), ends,
+        terminated=np.zeros(5, bool), final_observations=np.array(finals),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["gail", "airl"])
+def test_a_run_goes_on_bit_for_bit(tmp_path, cartpole_demos, method):
+    options = {
+        "demos": cartpole_demos,
+        "controls": False,
+        "run_dir": str(tmp_path / "runs"),
+        "eval_freq": 0,
+        **CARTPOLE,
+    }
+    straight = rltool.train(method, "CartPole-v1", name="straight", total_timesteps=1_536, **options)
+    stop = lambda learner, _: learner.timesteps < 768  # noqa: E731
+    stopped = rltool.train(method, "CartPole-v1", name="stopped", total_timesteps=1_536, callback=stop, **options)
+    assert not stopped.summary["finished"]
+    resumed = rltool.resume(stopped.path)
+    one, two = (load_state(run.checkpoints()[-1]) for run in (straight, resumed))
+    assert one.tensors.keys() == two.tensors.keys() and any("extension.demos.model" in name for name in one.tensors)
+    for name, tensor in one.tensors.items():
+        assert torch.equal(tensor, two.tensors[name]), name
+
+
+def test_the_reward_is_kept_and_a_fresh_agent_learns_from_it(tmp_path, cartpole_demos):
+    first = rltool.train(
+        "airl", "CartPole-v1", demos=cartpole_demos, controls=False, run_dir=str(tmp_path), name="airl",
+        total_timesteps=2_048, eval_freq=0, **CARTPOLE,
+    )  # fmt: skip
+    reward = recovered_reward(rltool.load(tmp_path / "airl"))
+    trained = load_state(first.checkpoints()[-1])
+    for name, tensor in reward.state_dict().items():
+        assert torch.equal(tensor, trained.tensors[f"extension.demos.model.{name}"])
+    again = rltool.train(
+        "ppo", "CartPole-v1", reward=str(first.path), run_dir=str(tmp_path), total_timesteps=2_048, eval_freq=1_024
+    )
+    agent = again.agent
+    rollout = PPO("CartPole-v1", reward=str(first.path), num_steps=64).collect(64)
+    replaced = agent.extensions["reward"].task_reward(rollout)
+    assert not np.allclose(replaced, rollout.rewards) and agent.replaces_rewards
+    with pytest.raises(UserError, match="is one of observations"):
+        rltool.train("ppo", "Acrobot-v1", reward=str(first.path), run_dir=str(tmp_path), name="wrong", preset="none")
+    with pytest.raises(UserError, match="holds no reward"):
+        rltool.train("ppo", "CartPole-v1", reward=str(again.path), run_dir=str(tmp_path), name="wrong")
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_controls_come_after_training_and_a_resume_goes_on_with_them(tmp_path, cartpole_demos, monkeypatch):
+    options = {"demos": cartpole_demos, "run_dir": str(tmp_path), "eval_freq": 0, "total_timesteps": 1_024, **CARTPOLE}
+    monkeypatch.setattr(controls, "EPISODES", 4)
+    with monkeypatch.context() as context:
+        context.setattr("rltool.agents.adversarial.compare_with_controls", lambda *_: None)  # As if the user stopped.
+        run = rltool.train("gail", "CartPole-v1", name="run", **options)
+        assert not run.summary["finished"]
+    run = rltool.resume(run.path)
+    summary = run.summary
+    assert summary["finished"] and summary["total_timesteps"] == 1_024
+    assert summary["leak"] == "survive" and {"score", "constant_score", "shuffled_score"} <= summary.keys()
+    assert summary["demonstrator_return"] == 100.0
+    shuffled_run = rltool.load(run.path / "controls" / "shuffled")
+    assert shuffled_run.config["config"]["demos_control"] == "shuffled"
+
+
+def test_demonstrations_that_are_missing_leave_no_run_behind(tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        rltool.train("gail", "CartPole-v1", demos=str(tmp_path / "nowhere.npz"), run_dir=str(tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
