@@ -10,8 +10,8 @@ Signs, once and for all. Demonstrations are the positive class: a high logit x s
     AIRL     x = f(s, a, s') - log pi(a | s)  loss as GAIL's
              reward  log D - log(1 - D) = x                Fu et al., 2018
              f(s, a, s') = g(s) + gamma h(s') - h(s)       at the optimum f is the advantage, and g the reward
-    maxent   x = f(s, a)                      loss  mean x(own) - mean x(demonstrated): the gradient of the likelihood of
-             reward  x                        demonstrations under exp(reward), Ziebart et al., 2008, Finn et al., 2016
+    maxent   x = f(s, a)                      loss  mean x(own) - mean x(demonstrated): the likelihood's gradient, where
+             reward  x                        demonstrations are as likely as exp(their reward), Finn et al., 2016
     margin   x = f(s, a)                      loss  max(0, 1 - x(demonstrated)) + max(0, 1 + x(own))
              reward  x                        the teacher's steps are better than the actor's, by a margin
 
@@ -223,12 +223,8 @@ class DemonstrationReward(Extension):
         logits = model(both) - log_prob
         x, y, z = logits[:b], logits[b : 2 * b], logits[2 * b :]
         shares = (self.demonstrated_absorbing, self.own_absorbing) if config.demos_absorbing else (0.0, 0.0)
-        loss = sum(
-            (1 - share) * side(rated).mean() + share * side(z).mean()
-            for share, side, rated in zip(
-                shares, (self.objective.demonstrated, self.objective.own), (x, y), strict=True
-            )
-        )
+        sides = zip(shares, (self.objective.demonstrated, self.objective.own), (x, y), strict=True)
+        loss = torch.stack([(1 - p) * side(rated).mean() + p * side(z).mean() for p, side, rated in sides]).sum()
         if config.demos_weight_decay:
             loss = loss + config.demos_weight_decay * logits.square().mean()
         if config.demos_gradient_penalty:

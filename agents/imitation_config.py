@@ -20,8 +20,8 @@ class DemosConfig(BaseModel):
 
     demos: str | None = Field(
         None,
-        description="Demonstrations (a dataset's name or FILE.npz); what tells them from the policy's own steps replaces "
-        "the environment's rewards.",
+        description="Demonstrations (a dataset's name or FILE.npz); what tells them from the policy's own steps "
+        "replaces the environment's rewards.",
     )
     demos_objective: Objective = Field(
         "gail",

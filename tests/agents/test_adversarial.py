@@ -55,7 +55,8 @@ def test_descending_the_loss_raises_logits_of_demonstrations_and_lowers_the_poli
     objective, x = OBJECTIVES[name], torch.linspace(-0.9, 0.9, 7, requires_grad=True)
     up = torch.autograd.grad(objective.demonstrated(x).sum(), x)[0]
     down = torch.autograd.grad(objective.own(x).sum(), x)[0]
-    assert (up < 0).all() and (down > 0).all()
+    assert (up < 0).all()
+    assert (down > 0).all()
     assert (torch.autograd.grad(objective.reward(x).sum(), x)[0] > 0).all()
 
 
@@ -280,7 +281,8 @@ def test_shuffling_keeps_what_there_is_but_not_what_belongs_together():
     rows = np.arange(50)
     demos = Demonstrations(LINE, gym.spaces.Discrete(50), rows[:, None] / 50, rows, np.ones(50), np.array([49]))
     spoiled = shuffled(demos, 0)
-    assert sorted(spoiled.actions) == list(rows) and sorted(spoiled.observations[:, 0]) == list(rows / 50)
+    assert sorted(spoiled.actions) == list(rows)
+    assert sorted(spoiled.observations[:, 0]) == list(rows / 50)
     assert (spoiled.actions / 50 == spoiled.observations[:, 0]).mean() < 0.2
 
 
@@ -344,8 +346,10 @@ def test_verdicts():
     leaky = verdict(figures | {"leak": "survive", "constant_score": 0.8, "shuffled_score": 0.1})
     assert any("it is enough to last long" in sentence for sentence in leaky)
     honest = verdict(figures | {"leak": "none", "shuffled_score": 0.05})
-    assert not any("enough" in sentence for sentence in honest) and any("nothing away" in s for s in honest)
-    assert math.isfinite(figures["score"]) and verdict({}) == []
+    assert not any("enough" in sentence for sentence in honest)
+    assert any("nothing away" in s for s in honest)
+    assert math.isfinite(figures["score"])
+    assert verdict({}) == []
 
 
 # Runs
@@ -389,7 +393,8 @@ def test_a_run_goes_on_bit_for_bit(tmp_path, cartpole_demos, method):
     assert not stopped.summary["finished"]
     resumed = rltool.resume(stopped.path)
     one, two = (load_state(run.checkpoints()[-1]) for run in (straight, resumed))
-    assert one.tensors.keys() == two.tensors.keys() and any("extension.demos.model" in name for name in one.tensors)
+    assert one.tensors.keys() == two.tensors.keys()
+    assert any("extension.demos.model" in name for name in one.tensors)
     for name, tensor in one.tensors.items():
         assert torch.equal(tensor, two.tensors[name]), name
 
@@ -409,7 +414,8 @@ def test_the_reward_is_kept_and_a_fresh_agent_learns_from_it(tmp_path, cartpole_
     agent = again.agent
     rollout = PPO("CartPole-v1", reward=str(first.path), num_steps=64).collect(64)
     replaced = agent.extensions["reward"].task_reward(rollout)
-    assert not np.allclose(replaced, rollout.rewards) and agent.replaces_rewards
+    assert not np.allclose(replaced, rollout.rewards)
+    assert agent.replaces_rewards
     with pytest.raises(UserError, match="is one of observations"):
         rltool.train("ppo", "Acrobot-v1", reward=str(first.path), run_dir=str(tmp_path), name="wrong", preset="none")
     with pytest.raises(UserError, match="holds no reward"):
@@ -426,8 +432,10 @@ def test_controls_come_after_training_and_a_resume_goes_on_with_them(tmp_path, c
         assert not run.summary["finished"]
     run = rltool.resume(run.path)
     summary = run.summary
-    assert summary["finished"] and summary["total_timesteps"] == 1_024
-    assert summary["leak"] == "survive" and {"score", "constant_score", "shuffled_score"} <= summary.keys()
+    assert summary["finished"]
+    assert summary["total_timesteps"] == 1_024
+    assert summary["leak"] == "survive"
+    assert {"score", "constant_score", "shuffled_score"} <= summary.keys()
     assert summary["demonstrator_return"] == 100.0
     shuffled_run = rltool.load(run.path / "controls" / "shuffled")
     assert shuffled_run.config["config"]["demos_control"] == "shuffled"
