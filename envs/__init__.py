@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     )
     from rltool.envs.conformance import ConformanceError as ConformanceError
     from rltool.envs.conformance import check_vector_env as check_vector_env
+    from rltool.envs.demonstration_files import load_demonstrations as load_demonstrations
+    from rltool.envs.demonstrations import Demonstrations as Demonstrations
     from rltool.envs.functions import load_function as load_function
     from rltool.envs.key_door import KeyDoorVectorEnv as KeyDoorVectorEnv
     from rltool.envs.make import environment_ids as environment_ids
@@ -46,6 +48,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "PendulumVectorEnv",
         ],
         "conformance": ["ConformanceError", "check_vector_env"],
+        "demonstration_files": ["load_demonstrations"],
+        "demonstrations": ["Demonstrations"],
         "functions": ["load_function"],
         "key_door": ["KeyDoorVectorEnv"],
         "make": ["environment_ids", "make_env", "make_vector_env", "offers_action_mask"],
