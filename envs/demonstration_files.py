@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import os
 import re
+import shutil
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +22,9 @@ from gymnasium import spaces
 
 from rltool.envs.demonstration_checks import check_demonstrations, space_tree
 from rltool.envs.demonstrations import Demonstrations
-from rltool.errors import UserError, unknown
-from rltool.training.spaces import space_from_json
+from rltool.envs.make import make_vector_env
+from rltool.errors import TrainingError, UserError, unknown
+from rltool.training.spaces import space_from_json, space_to_json
 from rltool.trees import Tree, map_tree, named_leaves, tree_leaves, with_leaves
 
 # What the libraries below raise when a file is not what it should be.
@@ -63,6 +69,78 @@ def is_npz(source: str | Path) -> bool:
     return Path(source).suffix == ".npz"
 
 
+def save_demonstrations(
+    target: str | Path,
+    demos: Demonstrations,
+    algorithm: str | None = None,
+    description: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write demonstrations so that `load_demonstrations` has them again, to the last bit.
+
+    Args:
+        target: A `.npz` file, or the name of a Minari dataset (`-v0` is added where the version is missing).
+        demos: The demonstrations.
+        algorithm: Who played, for Minari's metadata.
+        description: A sentence about them, likewise.
+        overwrite: Whether to replace what is there.
+
+    Returns:
+        The file, or the dataset's folder.
+
+    Raises:
+        UserError: The name is taken or malformed, or the format has no place for these spaces.
+        TrainingError: The disk is full or cannot be written.
+    """
+    check_destination(target, demos.observation_space, demos.action_space, overwrite)
+    path = destination(target)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if is_npz(target):
+            _write_npz(path, demos)
+            return path
+        # What it replaces stays, hidden, until the new one is complete.
+        old = path.with_name(f".{path.name}.old")
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+        try:
+            _write_minari(dataset_name(str(target)), demos, algorithm, description)
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            if old.exists():
+                old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise TrainingError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def check_destination(
+    target: str | Path, observation_space: gym.Space, action_space: gym.Space, overwrite: bool = False
+) -> None:
+    """Refuse what `save_demonstrations` would; to be asked before anything is played.
+
+    Raises:
+        UserError: The name is taken or malformed, or the format has no place for these spaces.
+    """
+    path = destination(target)
+    if path.exists() and not is_npz(target) and not (path / "data").is_dir():
+        raise UserError(f"'{dataset_name(str(target))}' is a group of datasets, not one; choose another name")
+    if path.exists() and not overwrite:
+        name = path if is_npz(target) else dataset_name(str(target))
+        raise UserError(f"there are demonstrations {name} already; choose another name, or add --overwrite")
+    for space in (observation_space, action_space):
+        space_to_json(space)
+        for leaf in tree_leaves(space_tree(space)):
+            if isinstance(leaf, spaces.Graph):
+                raise UserError("demonstrations of graphs cannot be saved: arrays have no place for them")
+        keys = [part for name in named_leaves(space_tree(space)) for part in name.split(".")]
+        if not is_npz(target) and any("/" in key for key in keys):
+            raise UserError("a Minari dataset has no place for keys with /; save to a file, as --out demos.npz")
+
+
 # Minari's folder. Looking into it takes no import of Minari.
 
 
@@ -93,12 +171,21 @@ def dataset_name(name: str) -> str:
     return name if re.search(r"-v\d+$", name) else f"{name}-v0"
 
 
+def destination(target: str | Path) -> Path:
+    """The .npz file, or the folder of the Minari dataset, that a name stands for.
+
+    Raises:
+        UserError: No dataset can be called so.
+    """
+    return Path(target) if is_npz(target) else datasets_folder() / dataset_name(str(target))
+
+
 # Reading.
 
 
 def _read_minari(source: str) -> Demonstrations:
     name = dataset_name(source)
-    folder = datasets_folder() / name / "data"
+    folder = destination(name) / "data"
     if not folder.is_dir():
         if names := local_datasets():
             raise unknown("demonstrations", name, names)
@@ -238,6 +325,96 @@ def _guess_space(tree: Tree) -> gym.Space:
         counts = tree.max(0).astype(np.int64) + 1
         return spaces.MultiDiscrete(counts) if shape else spaces.Discrete(int(counts))
     return spaces.Box(-np.inf, np.inf, shape, tree.dtype if tree.dtype.kind == "f" else np.float32)
+
+
+# Writing.
+
+
+def _write_npz(path: Path, demos: Demonstrations) -> None:
+    arrays: dict[str, Any] = named_leaves(demos.observations, "observations")
+    arrays |= {"actions": demos.actions, "rewards": demos.rewards, "episode_ends": _marks(demos)}
+    if demos.terminated is not None:
+        arrays["terminated"] = _marks(demos, demos.terminated)
+    arrays |= named_leaves(demos.final_observations, "final_observations")
+    arrays[NOTES] = np.array(json.dumps(_notes(demos)))
+    unfinished = path.with_name(f".{path.name}.partial")
+    try:
+        with open(unfinished, "wb") as file:
+            np.savez_compressed(file, **arrays)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _write_minari(name: str, demos: Demonstrations, algorithm: str | None, description: str | None) -> None:
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    final = demos.final_observations
+    if final is None:  # Minari has to have one.
+        final = map_tree(lambda rows: rows[demos.ends], demos.observations)
+    terminated = _marks(demos, np.zeros(demos.num_episodes, bool) if demos.terminated is None else demos.terminated)
+    truncated = _marks(demos) & ~terminated
+    episodes = [
+        EpisodeBuffer(
+            observations=map_tree(partial(_with_last, rows, k), demos.observations, final),
+            actions=demos.actions[rows],
+            rewards=demos.rewards[rows],
+            terminations=terminated[rows],
+            truncations=truncated[rows],
+        )
+        for k, rows in enumerate(demos.episodes())
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # About metadata that only matters for datasets that are published.
+        dataset = minari.create_dataset_from_buffers(
+            name,
+            episodes,
+            observation_space=demos.observation_space,
+            action_space=demos.action_space,
+            algorithm_name=algorithm,
+            description=description,
+            jpeg_encoding=False,  # It would change the images.
+        )
+    spec = _env_spec(demos)
+    dataset.storage.update_metadata({NOTES: _notes(demos)} | ({} if spec is None else {"env_spec": spec}))
+
+
+def _with_last(rows: slice, k: int, observations: np.ndarray, final: np.ndarray) -> np.ndarray:
+    return np.concatenate((observations[rows], final[k : k + 1]))
+
+
+def _marks(demos: Demonstrations, episodes: np.ndarray | bool = True) -> np.ndarray:
+    """True at the last timestep of each of these episodes, `(n,)`."""
+    marks = np.zeros(len(demos), bool)
+    marks[demos.ends] = episodes
+    return marks
+
+
+def _notes(demos: Demonstrations) -> dict[str, Any]:
+    """What neither format has a place for."""
+    return {
+        "observation_space": space_to_json(demos.observation_space),
+        "action_space": space_to_json(demos.action_space),
+        "env_id": demos.env_id,
+        "env_kwargs": json.loads(json.dumps(demos.env_kwargs, default=str)),
+        "terminated": demos.terminated is not None,
+        "final": demos.final_observations is not None,
+    }
+
+
+def _env_spec(demos: Demonstrations) -> str | None:
+    """Gymnasium's description of the environment, without our wrappers, so that Minari can make it again."""
+    spec = gym.registry.get((demos.env_id or "").rpartition(":")[2])
+    if spec is None:
+        return None
+    ours = inspect.signature(make_vector_env).parameters
+    kwargs = {name: value for name, value in demos.env_kwargs.items() if name not in ours}
+    limit = kwargs.pop("max_episode_steps", spec.max_episode_steps)
+    try:
+        return dataclasses.replace(spec, kwargs={**spec.kwargs, **kwargs}, max_episode_steps=limit).to_json()
+    except (TypeError, ValueError):  # Something in it is no JSON.
+        return None
 
 
 def _reason(error: BaseException) -> str:
