@@ -8,8 +8,8 @@ Signs, once and for all. Demonstrations are the positive class: a high logit x s
     GAIL     x = f(s, a)                      loss  -log D(demonstrated) - log(1 - D(own))
              reward  -log(1 - D) = log(1 + e^x)            Ho & Ermon, 2016, with D and 1 - D in each other's place
     AIRL     x = f(s, a, s') - log pi(a | s)  loss as GAIL's
-             reward  log D - log(1 - D) = x                Fu et al., 2018
-             f(s, a, s') = g(s) + gamma h(s') - h(s)       at the optimum f is the advantage, and g the reward
+             reward  f: log D - log(1 - D) = f - log pi, of which the second part is an entropy bonus (`ent_coef`)
+             f(s, a, s') = g(s) + gamma h(s') - h(s)       Fu et al., 2018: at the optimum f is the advantage, g the reward
     maxent   x = f(s, a)                      loss  mean x(own) - mean x(demonstrated): the likelihood's gradient, where
              reward  x                        demonstrations are as likely as exp(their reward), Finn et al., 2016
     margin   x = f(s, a)                      loss  max(0, 1 - x(demonstrated)) + max(0, 1 + x(own))
@@ -49,7 +49,7 @@ from rltool.training.run import Run
 from rltool.trees import Tree, map_tree
 
 Logits = torch.Tensor
-MAX_LOGIT = 10.0  # Rewards come from logits within -+ this.
+MAX_LOGIT = 10.0  # Rewards come from f within -+ this.
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Objective:
     Attributes:
         demonstrated: Loss of each step that was demonstrated.
         own: Loss of each step of the policy.
-        reward: What the policy is trained on.
+        reward: What the policy is trained on, of f.
         subtracts_log_prob: Whether the logit is f - log pi(a | s) instead of f.
     """
 
@@ -181,20 +181,18 @@ class DemonstrationReward(Extension):
         own = self._steps(rollout.seen(valid), self.to_environment(rollout.actions[valid]), successors, absorbed)
         self.model.observe(own.observations)
         self._count_absorbing(rollout)
-        log_prob = self._log_prob(rollout.seen(valid), rollout.actions[valid])
-        self.metrics = self._learn(own, log_prob)
-        rewards[valid] = self.rewards(own, log_prob)
+        self.metrics = self._learn(own, self._log_prob(rollout.seen(valid), rollout.actions[valid]))
+        rewards[valid] = self.rewards(own)
         return rewards
 
-    def rewards(self, own: Steps, log_prob: np.ndarray) -> np.ndarray:
+    def rewards(self, own: Steps) -> np.ndarray:
         """What the policy is trained on: the reward of each step, less that of the absorbing state, `(B,)`."""
-        model = self.model
-        logits = model.rate(own, model) - log_prob
-        rewards = self.objective.reward(torch.from_numpy(logits).clamp(-MAX_LOGIT, MAX_LOGIT)).numpy()
-        if not self.config.demos_absorbing:
-            return rewards
-        absorbing = torch.from_numpy(model.rate(absorbing_step(own), model)).clamp(-MAX_LOGIT, MAX_LOGIT)
-        return rewards - self.objective.reward(absorbing).numpy()
+
+        def reward(steps: Steps) -> np.ndarray:
+            f = torch.from_numpy(self.model.rate(steps, self.model))
+            return self.objective.reward(f.clamp(-MAX_LOGIT, MAX_LOGIT)).numpy()
+
+        return reward(own) - reward(absorbing_step(own)) if self.config.demos_absorbing else reward(own)
 
     def _learn(self, own: Steps, own_log_prob: np.ndarray) -> UpdateMetrics:
         """Train the model to tell both sides apart, for some minibatches."""

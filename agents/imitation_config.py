@@ -103,9 +103,10 @@ COMMON: dict[str, Any] = {
     "num_envs": 16,
     "num_steps": 128,
     "batch_size": 256,
-    "num_epochs": 5,
-    "learning_rate": 1e-3,
+    "num_epochs": 10,
+    "learning_rate": 2e-3,
     "learning_rate_schedule": "linear",
+    "activation": "relu",
     "normalize_observations": True,
     "normalize_returns": True,
 }

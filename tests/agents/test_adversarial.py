@@ -68,7 +68,7 @@ def test_gail_is_the_logistic_loss_and_rewards_minus_log_of_one_minus_d():
     torch.testing.assert_close(gail.reward(x), -torch.sigmoid(-x).log())
 
 
-def test_airl_rewards_the_logit_which_is_f_minus_log_pi(identity_demos):
+def test_airls_logit_is_f_minus_log_pi_and_its_reward_f(identity_demos):
     agent = AIRL(IdentityVectorEnv("discrete", 4), demos=identity_demos, num_steps=8, batch_size=32)
     extension = agent.extensions["demos"]
     rollout = agent.collect(8)
@@ -80,7 +80,18 @@ def test_airl_rewards_the_logit_which_is_f_minus_log_pi(identity_demos):
     np.testing.assert_allclose(log_prob, distribution.log_prob(torch.from_numpy(actions)).numpy(), rtol=1e-5)
     model = extension.model
     f, nothing = model.rate(own, model), model.rate(absorbing_step(own), model)
-    np.testing.assert_allclose(extension.rewards(own, log_prob), f - log_prob - nothing, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(extension.rewards(own), f - nothing, rtol=1e-4, atol=1e-5)
+    loss, terms = extension._loss(own, log_prob, own, log_prob)
+    x = torch.from_numpy(f - log_prob)
+    shares = extension.demonstrated_absorbing, extension.own_absorbing
+    assert shares[1] == 0.0
+    z = torch.from_numpy(nothing)
+    expected = (
+        (1 - shares[0]) * torch.nn.functional.softplus(-x).mean()
+        + shares[0] * torch.nn.functional.softplus(-z).mean()
+        + torch.nn.functional.softplus(x).mean()
+    )
+    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-5)
 
 
 # The reward model
@@ -258,7 +269,7 @@ def test_it_learns_what_was_demonstrated(identity_demos, objective):
         learning_rate=3e-3,
         num_epochs=4,
     )
-    agent.learn(6_000)
+    agent.learn(12_000)
     assert share_of_right_actions(agent) == 1.0
 
 
