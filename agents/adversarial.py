@@ -9,7 +9,7 @@ Signs, once and for all. Demonstrations are the positive class: a high logit x s
              reward  -log(1 - D) = log(1 + e^x)            Ho & Ermon, 2016, with D and 1 - D in each other's place
     AIRL     x = f(s, a, s') - log pi(a | s)  loss as GAIL's
              reward  f: log D - log(1 - D) = f - log pi, of which the second part is an entropy bonus (`ent_coef`)
-             f(s, a, s') = g(s) + gamma h(s') - h(s)       Fu et al., 2018: at the optimum f is the advantage, g the reward
+             f(s, a, s') = g(s) + gamma h(s') - h(s)       Fu et al., 2018: in the end f is the advantage, g the reward
     maxent   x = f(s, a)                      loss  mean x(own) - mean x(demonstrated): the likelihood's gradient, where
              reward  x                        demonstrations are as likely as exp(their reward), Finn et al., 2016
     margin   x = f(s, a)                      loss  max(0, 1 - x(demonstrated)) + max(0, 1 + x(own))
@@ -201,9 +201,10 @@ class DemonstrationReward(Extension):
         for _ in range(config.demos_steps):
             yes = rng.integers(len(self.demonstrated.absorbing), size=config.demos_batch_size)
             no = rng.integers(len(own.absorbing), size=config.demos_batch_size)
-            loss, terms = self._loss(
-                self.demonstrated.rows(yes), self.demonstrated_log_prob(yes), own.rows(no), own_log_prob[no]
-            )
+            # What the policy never does counts as what it does most seldom: else -log pi alone would tell them apart,
+            # and f would learn nothing of the actions that a policy has given up.
+            yes_log_prob = np.maximum(self.demonstrated_log_prob(yes), own_log_prob[no].min())
+            loss, terms = self._loss(self.demonstrated.rows(yes), yes_log_prob, own.rows(no), own_log_prob[no])
             self.optimizer.step(loss)
             losses.append(terms)
         names = ("demos_loss", "demos_accuracy", "demos_own_accuracy", "demos_logit_gap")
