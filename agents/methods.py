@@ -1,5 +1,6 @@
 """The agents as methods of `rltool train`."""
 
+from rltool.agents.cloning_config import BCConfig, DAggerConfig
 from rltool.agents.config import A2CConfig, PPOConfig, REINFORCEConfig
 from rltool.agents.extensions import with_extensions
 from rltool.agents.presets import PRESETS
@@ -8,3 +9,5 @@ from rltool.training.methods import Method
 reinforce = Method(with_extensions(REINFORCEConfig), "rltool.agents.reinforce:REINFORCE", presets=PRESETS["reinforce"])
 a2c = Method(with_extensions(A2CConfig), "rltool.agents.a2c:A2C", presets=PRESETS["a2c"])
 ppo = Method(with_extensions(PPOConfig), "rltool.agents.ppo:PPO", presets=PRESETS["ppo"])
+bc = Method(BCConfig, "rltool.agents.behavior_cloning:BehaviorCloning")
+dagger = Method(DAggerConfig, "rltool.agents.dagger:DAgger")
