@@ -5,9 +5,14 @@ from typing import TYPE_CHECKING
 from rltool.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from rltool.agents.dagger import DAgger as DAgger
+
     from rltool.agents.a2c import A2C as A2C
     from rltool.agents.agent import Agent as Agent
     from rltool.agents.airl import AIRL as AIRL
+    from rltool.agents.behavior_cloning import BehaviorCloning as BehaviorCloning
+    from rltool.agents.cloning_config import BCConfig as BCConfig
+    from rltool.agents.cloning_config import DAggerConfig as DAggerConfig
     from rltool.agents.config import A2CConfig as A2CConfig
     from rltool.agents.config import PPOConfig as PPOConfig
     from rltool.agents.config import REINFORCEConfig as REINFORCEConfig
@@ -26,8 +31,11 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "a2c": ["A2C"],
         "agent": ["Agent"],
         "airl": ["AIRL"],
-        "config": ["A2CConfig", "PPOConfig", "REINFORCEConfig"],
         "gail": ["GAIL"],
+        "behavior_cloning": ["BehaviorCloning"],
+        "cloning_config": ["BCConfig", "DAggerConfig"],
+        "config": ["A2CConfig", "PPOConfig", "REINFORCEConfig"],
+        "dagger": ["DAgger"],
         "on_policy": ["OnPolicyAgent"],
         "policy": ["Policy"],
         "ppo": ["PPO"],

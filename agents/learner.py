@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from rltool.agents.agent import Agent
 from rltool.agents.evaluation import evaluate, for_evaluation
 from rltool.agents.policy import Policy
 from rltool.envs import Replay, make_vector_env
-from rltool.errors import UserError
+from rltool.errors import TrainingError, UserError
 from rltool.training.checkpoint import State, load_state, save_state
 from rltool.training.device import find_device
 from rltool.training.optimizers import Optimizer
@@ -28,6 +29,7 @@ from rltool.validation import validate
 
 Metrics = dict[str, float]
 UpdateMetrics = dict[str, torch.Tensor | float]
+Callback = Callable[[Any, UpdateMetrics], bool | None]
 
 
 class Learner(Agent):
@@ -109,6 +111,38 @@ class Learner(Agent):
             )
         options = {"action_masks": True, "shaping": self.shaping, **self.env_kwargs}
         return make_vector_env(self.env_id, getattr(self.config, "num_envs", 1), seed=self.seed, **options)
+
+    def _begin(
+        self, total_timesteps: int, callback: Callback | Sequence[Callback] | None, resume: bool
+    ) -> list[Callback]:
+        """What every training begins with; returns the callbacks as a list.
+
+        Raises:
+            UserError: There is nothing to train for.
+        """
+        if total_timesteps < 1:
+            raise UserError(f"total-timesteps must be at least 1, not {total_timesteps}")
+        if not resume:
+            self.timesteps = 0
+        self.total_timesteps = total_timesteps
+        return list(callback) if isinstance(callback, Sequence) else [callback] if callback else []
+
+    def _check(self, metrics: UpdateMetrics) -> None:
+        """See that the last gradient was finite.
+
+        Raises:
+            TrainingError: It was not; it has changed no weight.
+        """
+        if not math.isfinite(float(metrics.get("grad_norm", 0.0))):
+            raise TrainingError(
+                f"the gradient stopped being a finite number before timestep {self.timesteps:,}; "
+                "lower --learning-rate or --max-grad-norm, or normalize observations and returns"
+            )
+
+    def _goes_on(self, callbacks: Sequence[Callback], metrics: UpdateMetrics) -> bool:
+        """Tell the callbacks of an update; returns whether all want to go on."""
+        answers = [each(self, metrics) for each in callbacks]  # All are asked before any is obeyed.
+        return all(answer is not False for answer in answers)
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:

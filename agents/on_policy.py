@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -16,7 +15,7 @@ from torch import nn
 
 from rltool.agents.config import OnPolicyConfig
 from rltool.agents.extensions import build_extensions, with_extensions
-from rltool.agents.learner import Learner, Metrics
+from rltool.agents.learner import Callback, Learner, Metrics
 from rltool.agents.learner import UpdateMetrics as UpdateMetrics
 from rltool.agents.policy import Policy, environment_actions
 from rltool.agents.return_scaler import ReturnScaler
@@ -24,7 +23,7 @@ from rltool.agents.rollout import Rollout, RolloutCollector
 from rltool.agents.sequences import Sequences
 from rltool.envs import get_env_state, set_env_state
 from rltool.envs.wrappers import reward_shaping
-from rltool.errors import TrainingError, UserError
+from rltool.errors import UserError
 from rltool.networks import Distribution
 from rltool.networks.observations import as_tensors, interchangeable
 from rltool.training.checkpoint import State
@@ -34,8 +33,6 @@ from rltool.trees import Tree
 if TYPE_CHECKING:
     from rltool.training.progress import Progress
     from rltool.training.run import Run
-
-Callback = Callable[["OnPolicyAgent", UpdateMetrics], bool | None]
 
 
 class OnPolicyAgent(Learner):
@@ -154,12 +151,7 @@ class OnPolicyAgent(Learner):
         Raises:
             TrainingError: The environment failed, or the loss stopped being a finite number.
         """
-        callbacks = list(callback) if isinstance(callback, Sequence) else [callback] if callback else []
-        if total_timesteps < 1:
-            raise UserError(f"total-timesteps must be at least 1, not {total_timesteps}")
-        if not resume:
-            self.timesteps = 0
-        self.total_timesteps = total_timesteps
+        callbacks = self._begin(total_timesteps, callback, resume)
         if self.config.compile:
             self.policy.compile_backbones()
         if self.collector.observation is None:
@@ -176,16 +168,11 @@ class OnPolicyAgent(Learner):
                     rollout, metrics = self._collect_and_update(remaining)
                 self.timesteps += rollout.rewards.size
                 self.updates += 1
-                if not math.isfinite(float(metrics.get("grad_norm", 0.0))):
-                    raise TrainingError(
-                        f"the gradient stopped being a finite number before timestep {self.timesteps:,}; "
-                        "lower --learning-rate or --max-grad-norm, or normalize observations and returns"
-                    )
+                self._check(metrics)
                 # Between updates only: while one goes on, ratios of old to new probabilities must stay exact.
                 if not frozen:
                     self.policy.observe(rollout.seen(rollout.valid))
-                answers = [each(self, metrics) for each in callbacks]  # All are asked before any is obeyed.
-                if any(answer is False for answer in answers):
+                if not self._goes_on(callbacks, metrics):
                     break
         return self
 

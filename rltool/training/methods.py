@@ -21,6 +21,8 @@ METHODS.add("a2c", "rltool.agents.methods:a2c", "advantage actor-critic: one gra
 METHODS.add("ppo", "rltool.agents.methods:ppo", "proximal policy optimization with the clipped objective")
 METHODS.add("gail", "rltool.agents.methods:gail", "imitation by a discriminator of demonstrations and own steps")
 METHODS.add("airl", "rltool.agents.methods:airl", "inverse RL by such a discriminator: recovers a reward of states")
+METHODS.add("bc", "rltool.agents.methods:bc", "behavior cloning: supervised learning of demonstrated actions")
+METHODS.add("dagger", "rltool.agents.methods:dagger", "cloning of what an expert would do where the learner gets to")
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def resume(
     """
     run = Run(path)
     total = total_timesteps or run.options.total_timesteps
-    if run.summary.get("finished") and run.summary.get("total_timesteps", 0) >= total:
+    if run.is_finished(total):
         return run
     check_functions(run, functions)
     set_threads(run.options.threads)
@@ -186,7 +186,7 @@ def _execute(
         except Exception as error:
             error.add_note(_save_what_there_is(recorder))
             raise
-        if recorder.timesteps < total:
+        if not recorder.finished:
             recorder.save()
         summary = recorder.summarize()
         if summary["finished"]:
