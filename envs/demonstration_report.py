@@ -83,7 +83,7 @@ def draw_demonstrations(demos: Demonstrations, path: Path) -> Path:
     actions.barh(list(shares), list(shares.values()))
     actions.invert_yaxis()
     actions.set(xlabel="share of the timesteps", ylabel="action")
-    columns = {}
+    columns: dict[str, np.ndarray] = {}
     for name, leaf in named_leaves(demos.observations, "").items():
         if leaf.dtype != object:
             flat = leaf.reshape(len(leaf), -1)
