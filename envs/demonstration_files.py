@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-import os
-import re
 import shutil
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rltool.envs.demonstration_checks import check_demonstrations, space_tree
+from rltool.envs.demonstration_names import NOTES, check_free, dataset_metadata, full_name, is_npz, place_of
 from rltool.envs.demonstrations import Demonstrations
 from rltool.envs.make import make_vector_env
 from rltool.errors import TrainingError, UserError, unknown
@@ -29,9 +28,6 @@ from rltool.trees import Tree, map_tree, named_leaves, tree_leaves, with_leaves
 
 # What the libraries below raise when a file is not what it should be.
 _DAMAGE = (OSError, EOFError, KeyError, ValueError, TypeError, AssertionError, RuntimeError, AttributeError)
-
-# Key of what this toolkit notes about a dataset: in Minari's metadata, and (as text) among the arrays of an .npz.
-NOTES = "rltool"
 
 
 def load_demonstrations(
@@ -64,11 +60,6 @@ def load_demonstrations(
     return check_demonstrations(demos, observation_space, action_space, env_id)
 
 
-def is_npz(source: str | Path) -> bool:
-    """Whether a name stands for an .npz file, and not for a Minari dataset."""
-    return Path(source).suffix == ".npz"
-
-
 def save_demonstrations(
     target: str | Path,
     demos: Demonstrations,
@@ -92,8 +83,9 @@ def save_demonstrations(
         UserError: The name is taken or malformed, or the format has no place for these spaces.
         TrainingError: The disk is full or cannot be written.
     """
-    check_destination(target, demos.observation_space, demos.action_space, overwrite)
-    path = destination(target)
+    check_free(target, overwrite)
+    check_storable(target, demos.observation_space, demos.action_space)
+    path = place_of(target)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if is_npz(target):
@@ -105,7 +97,7 @@ def save_demonstrations(
             shutil.rmtree(old, ignore_errors=True)
             path.rename(old)
         try:
-            _write_minari(dataset_name(str(target)), demos, algorithm, description)
+            _write_minari(full_name(target), demos, algorithm, description)
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
             if old.exists():
@@ -117,88 +109,48 @@ def save_demonstrations(
     return path
 
 
-def check_destination(
-    target: str | Path, observation_space: gym.Space, action_space: gym.Space, overwrite: bool = False
-) -> None:
-    """Refuse what `save_demonstrations` would; to be asked before anything is played.
+def check_storable(target: str | Path, observation_space: gym.Space, action_space: gym.Space) -> None:
+    """Refuse spaces that a format has no place for; to be asked before anything is played.
 
     Raises:
-        UserError: The name is taken or malformed, or the format has no place for these spaces.
+        UserError: It has none.
     """
-    path = destination(target)
-    if path.exists() and not is_npz(target) and not (path / "data").is_dir():
-        raise UserError(f"'{dataset_name(str(target))}' is a group of datasets, not one; choose another name")
-    if path.exists() and not overwrite:
-        name = path if is_npz(target) else dataset_name(str(target))
-        raise UserError(f"there are demonstrations {name} already; choose another name, or add --overwrite")
     for space in (observation_space, action_space):
         space_to_json(space)
-        for leaf in tree_leaves(space_tree(space)):
-            if isinstance(leaf, spaces.Graph):
-                raise UserError("demonstrations of graphs cannot be saved: arrays have no place for them")
-        keys = [part for name in named_leaves(space_tree(space)) for part in name.split(".")]
-        if not is_npz(target) and any("/" in key for key in keys):
-            raise UserError("a Minari dataset has no place for keys with /; save to a file, as --out demos.npz")
-
-
-# Minari's folder. Looking into it takes no import of Minari.
-
-
-def datasets_folder() -> Path:
-    """Where Minari keeps its datasets."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
-
-
-def local_datasets() -> list[str]:
-    """Names of the Minari datasets on this machine, sorted."""
-    folder = datasets_folder()
-    files = folder.glob("**/data/metadata.json")
-    names = (file.parent.parent.relative_to(folder) for file in files)
-    return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
-
-
-def dataset_name(name: str) -> str:
-    """A Minari dataset's full name: with `-v0`, where the version is missing.
-
-    Raises:
-        UserError: No dataset can be called so.
-    """
-    if not re.fullmatch(r"[-\w]+(/[-\w]+)*", name):
+        if any(isinstance(leaf, spaces.Graph) for leaf in tree_leaves(space_tree(space))):
+            raise UserError("demonstrations with graphs cannot be saved: they are no arrays")
+    if not is_npz(target) and not all(_is_plain(key) for key in _keys(observation_space)):
         raise UserError(
-            f"'{name}' names no demonstrations: a file ends in .npz, and a Minari dataset's name has only letters, "
-            "digits, - and _ (and / between groups)"
+            f"a Minari dataset takes keys that are text without /, not those of {observation_space}; save a file.npz"
         )
-    return name if re.search(r"-v\d+$", name) else f"{name}-v0"
 
 
-def destination(target: str | Path) -> Path:
-    """The .npz file, or the folder of the Minari dataset, that a name stands for.
+def _keys(space: gym.Space) -> Iterator[Any]:
+    """The keys of a Dict space and of all Dict spaces in it."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        for key, branch in space.items() if isinstance(space, spaces.Dict) else enumerate(space):
+            if isinstance(space, spaces.Dict):
+                yield key
+            yield from _keys(branch)
 
-    Raises:
-        UserError: No dataset can be called so.
-    """
-    return Path(target) if is_npz(target) else datasets_folder() / dataset_name(str(target))
+
+def _is_plain(key: Any) -> bool:
+    return isinstance(key, str) and "/" not in key and key not in ("", ".")
 
 
 # Reading.
 
 
 def _read_minari(source: str) -> Demonstrations:
-    name = dataset_name(source)
-    folder = destination(name) / "data"
-    if not folder.is_dir():
-        if names := local_datasets():
-            raise unknown("demonstrations", name, names)
-        raise UserError(f"no demonstrations '{name}', nor any others in {datasets_folder()}; rltool record makes some")
+    name, metadata = full_name(source), dataset_metadata(source)
+    notes = metadata[NOTES]
     try:
-        metadata = json.loads((folder / "metadata.json").read_text())
-        notes = metadata.get(NOTES) or {}
         if "observation_space" not in metadata or "action_space" not in metadata:
             # Minari would make the environment to find out, from an entry point that the file names.
             raise ValueError("it does not say what its spaces are")
         import minari
 
-        dataset = minari.MinariDataset(folder)
+        dataset = minari.MinariDataset(place_of(name) / "data")
         observation_space, action_space = dataset.observation_space, dataset.action_space
         if notes:  # Minari forgets types of numbers and the order of keys.
             observation_space = space_from_json(notes["observation_space"])
@@ -221,9 +173,9 @@ def _read_minari(source: str) -> Demonstrations:
             np.concatenate([episode.actions for episode in episodes]),
             np.concatenate([episode.rewards for episode in episodes]),
             np.cumsum([len(episode.rewards) for episode in episodes]) - 1,
-            np.array([bool(episode.terminations[-1]) for episode in episodes]) if notes.get("terminated", 1) else None,
+            np.array([bool(episode.terminations[-1]) for episode in episodes]) if notes.get("terminated", True) else None,
             map_tree(lambda *leaves: np.stack([leaf[-1] for leaf in leaves]), *parts)
-            if notes.get("final", 1)
+            if notes.get("final", True)
             else None,
             notes.get("env_id") or (dataset.env_spec.id if dataset.env_spec else None),
             notes.get("env_kwargs") or {},
@@ -278,15 +230,17 @@ def _read_npz(path: Path, observation_space: gym.Space | None, action_space: gym
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an .npz file; objects are refused, since reading one runs what it holds."""
+    if not zipfile.is_zipfile(path):  # NumPy takes anything else for a pickle.
+        raise UserError(f"{path} is damaged, or no .npz file")
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (*_DAMAGE, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        if "allow_pickle" in str(error) or "pickled" in str(error):
+        if "allow_pickle" in str(error):
             raise UserError(
                 f"{path} holds Python objects, which are not read because they can run code; save plain arrays"
             ) from None
-        raise UserError(f"{path} is damaged, or no .npz file: {_reason(error)}") from None
+        raise UserError(f"{path} is damaged: {_reason(error)}") from None
 
 
 def _tree(path: Path, arrays: Mapping[str, np.ndarray], name: str, space: gym.Space | None) -> Tree:
@@ -309,7 +263,8 @@ def _guess_tree(leaves: Mapping[str, np.ndarray]) -> Tree:
         _, key, *rest = name.split(".", 2)
         branches.setdefault(key, {})["".join(f".{part}" for part in rest)] = leaf
     trees = {key: _guess_tree(branch) for key, branch in branches.items()}
-    return tuple(trees[str(k)] for k in range(len(trees))) if "0" in trees else trees
+    numbers = [str(k) for k in range(len(trees))]
+    return tuple(trees[k] for k in numbers) if trees.keys() == set(numbers) else trees
 
 
 def _guess_space(tree: Tree) -> gym.Space:
