@@ -166,6 +166,8 @@ def _read_minari(source: str) -> Demonstrations:
         # In the order of the space's keys, which HDF5 forgets.
         shape = space_tree(observation_space)
         parts = [with_leaves(shape, named_leaves(episode.observations)) for episode in episodes]
+        terminated = np.array([bool(episode.terminations[-1]) for episode in episodes])
+        final = map_tree(lambda *leaves: np.stack([leaf[-1] for leaf in leaves]), *parts)
         return Demonstrations(
             observation_space,
             action_space,
@@ -173,10 +175,8 @@ def _read_minari(source: str) -> Demonstrations:
             np.concatenate([episode.actions for episode in episodes]),
             np.concatenate([episode.rewards for episode in episodes]),
             np.cumsum([len(episode.rewards) for episode in episodes]) - 1,
-            np.array([bool(episode.terminations[-1]) for episode in episodes]) if notes.get("terminated", True) else None,
-            map_tree(lambda *leaves: np.stack([leaf[-1] for leaf in leaves]), *parts)
-            if notes.get("final", True)
-            else None,
+            terminated if notes.get("terminated", True) else None,
+            final if notes.get("final", True) else None,
             notes.get("env_id") or (dataset.env_spec.id if dataset.env_spec else None),
             notes.get("env_kwargs") or {},
             name,
