@@ -12,6 +12,7 @@ from rltool.cli.completion import complete_demonstrations, complete_environment
 
 MOST_CHOICES = 20  # Actions of more choices, or of several numbers, get one line each number.
 MOST_LINES = 12
+BARS = "▁▂▃▄▅▆▇█"
 
 
 def demos(
@@ -110,8 +111,6 @@ def _action_table(histograms: list[Any]) -> Any:
     """A bar for each choice of a single number; for several, or for continuous ones, a small histogram each."""
     from rich.markup import escape
     from rich.table import Table
-
-    from rltool.training.progress import BARS
 
     table = Table(box=None, pad_edge=False)
     table.add_column("action", style="cyan", min_width=12)
