@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rltool.envs.conformance import ConformanceError as ConformanceError
     from rltool.envs.conformance import check_vector_env as check_vector_env
     from rltool.envs.functions import load_function as load_function
+    from rltool.envs.grid_world import GridWorldVectorEnv as GridWorldVectorEnv
     from rltool.envs.key_door import KeyDoorVectorEnv as KeyDoorVectorEnv
     from rltool.envs.make import environment_ids as environment_ids
     from rltool.envs.make import make_env as make_env
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from rltool.envs.replay import Replay as Replay
     from rltool.envs.state import get_env_state as get_env_state
     from rltool.envs.state import set_env_state as set_env_state
+    from rltool.envs.tabular import Tabular as Tabular
+    from rltool.envs.tabular import tabular_model as tabular_model
     from rltool.envs.wrappers import ActionMaskObservation as ActionMaskObservation
     from rltool.envs.wrappers import FunctionShaping as FunctionShaping
     from rltool.envs.wrappers import PotentialShaping as PotentialShaping
@@ -47,10 +50,12 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ],
         "conformance": ["ConformanceError", "check_vector_env"],
         "functions": ["load_function"],
+        "grid_world": ["GridWorldVectorEnv"],
         "key_door": ["KeyDoorVectorEnv"],
         "make": ["environment_ids", "make_env", "make_vector_env", "offers_action_mask"],
         "replay": ["Replay"],
         "state": ["get_env_state", "set_env_state"],
+        "tabular": ["Tabular", "tabular_model"],
         "wrappers": ["ActionMaskObservation", "FunctionShaping", "PotentialShaping"],
     },
 )
