@@ -1,4 +1,4 @@
-"""A grid of easy and hard ground with two places to end up in: small enough to be computed with exactly."""
+"""A grid of good and bad ground: small enough to be computed with exactly."""
 
 from __future__ import annotations
 
@@ -13,53 +13,56 @@ from numpy.typing import NDArray
 
 from rltool.envs.batched import Bools, DiscreteActionsVectorEnv, Floats
 
-# A path, sand, swamp, a hut and a house.
+# Path, sand, swamp, meadow and home.
 MAP = [
-    "....~~..",
-    ".::.~~.H",
+    "..,,~~..",
+    ".:,,~~.H",
     ".::..:..",
     "...~~:..",
     ".~~~~:..",
-    ".~..::..",
-    ".~.....~",
-    "h....~~~",
+    ".~..::.,",
+    ".~....,,",
+    ",,...~~~",
 ]
-VALUES = {".": -1.0, ":": -2.0, "~": -5.0, "h": 5.0, "H": 20.0}  # of arriving there
-ENDS = "hH"
+VALUES = {".": 0.0, ":": -0.5, "~": -2.0, ",": 0.5, "H": 2.0}  # of arriving there
 COLORS = {
     ".": (236, 233, 226),
     ":": (238, 208, 142),
-    "~": (106, 140, 120),
-    "h": (226, 168, 30),
+    "~": (96, 130, 140),
+    ",": (146, 190, 110),
     "H": (192, 72, 60),
 }
 
 HEIGHT, WIDTH = len(MAP), len(MAP[0])
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # up, right, down, left
-MAX_EPISODE_STEPS = 100
+STAY = len(MOVES)
+MAX_EPISODE_STEPS = 50
 PIXELS = 40  # a side of a cell
 
 _CELLS = np.array([list(row) for row in MAP]).ravel()  # a state is row * WIDTH + column
 _REWARDS = np.array([VALUES[what] for what in _CELLS])
-_TERMINAL = np.isin(_CELLS, list(ENDS))
-_STARTS = np.flatnonzero(~_TERMINAL)
 
 
 @functools.cache
 def _after() -> NDArray[np.int64]:
-    """The state after a move in each direction, `(4, states)`; nothing moves over the edge."""
+    """The state after a move in each direction or none, `(5, states)`; nothing moves over the edge."""
     rows, columns = np.divmod(np.arange(_CELLS.size), WIDTH)
-    moved = [(np.clip(rows + r, 0, HEIGHT - 1), np.clip(columns + c, 0, WIDTH - 1)) for r, c in MOVES]
+    moved = [
+        (np.clip(rows + r, 0, HEIGHT - 1), np.clip(columns + c, 0, WIDTH - 1)) for r, c in (*MOVES, (0, 0))
+    ]
     return np.array([row * WIDTH + column for row, column in moved])
 
 
 class GridWorldEnv(gym.Env[int, Any]):
-    """Walk to the house, or to the hut if that is nearer, around the swamp if that is worth the way.
+    """Go where the ground is good, around the swamp if that is worth the way, and stay.
 
-    Observation: the number of the cell, row * 8 + column. Actions 0, 1, 2, 3: up, right, down, left; with probability
-    `slip` the move goes to the left or the right of where it was meant to go, and nothing moves over the edge. Reward:
-    what the cell arrived in is worth, -1 (path), -2 (sand), -5 (swamp), 5 (hut) or 20 (house); the last two end the
-    episode. Initial state: anywhere else. An episode is cut off after 100 timesteps.
+    Observation: the number of the cell, row * 8 + column. Actions 0, 1, 2, 3, 4: up, right, down, left, stay; with
+    probability `slip` a move goes to the left or the right of where it was meant to go, and nothing moves over the
+    edge. Reward: what the cell arrived in (or stayed in) is worth, 0 (path), -0.5 (sand), -2 (swamp), 0.5 (meadow) or
+    2 (home). Nothing ends an episode but the time limit of 50. Initial state: anywhere.
+
+    That the value of every cell counts, and that nothing terminates, makes the reward one that demonstrations give
+    away but for a constant.
 
     Attributes:
         state: array of the cell.
@@ -86,30 +89,27 @@ class GridWorldEnv(gym.Env[int, Any]):
         self.render_mode = render_mode
         self.slip = slip
         self.observation_space = Discrete(_CELLS.size)
-        self.action_space = Discrete(len(MOVES))
+        self.action_space = Discrete(len(MOVES) + 1)
         self.nrow, self.ncol = HEIGHT, WIDTH
-        self.initial_state_distrib = np.where(_TERMINAL, 0, 1 / len(_STARTS))
+        self.initial_state_distrib = np.full(_CELLS.size, 1 / _CELLS.size)
         self.state: NDArray[np.int64] | None = None
 
     @functools.cached_property
     def P(self) -> dict[int, dict[int, list[tuple[float, int, float, bool]]]]:
-        return {
-            state: {
-                action: [
-                    (probability, int(to), float(_REWARDS[to]), bool(_TERMINAL[to]))
-                    for turn, probability in ((-1, self.slip / 2), (0, 1 - self.slip), (1, self.slip / 2))
-                    for to in (_after()[(action + turn) % len(MOVES), state],)
-                    if probability > 0
-                ]
-                for action in range(len(MOVES))
-            }
-            for state in range(_CELLS.size)
-        }
+        """See the class."""
+        turns = [turn for turn in ((-1, self.slip / 2), (0, 1 - self.slip), (1, self.slip / 2)) if turn[1] > 0]
+        table: dict[int, dict[int, list[tuple[float, int, float, bool]]]] = {}
+        for state in range(_CELLS.size):
+            table[state] = {STAY: [(1.0, state, float(_REWARDS[state]), False)]}
+            for action in range(len(MOVES)):
+                after = [(p, int(_after()[(action + turn) % len(MOVES), state])) for turn, p in turns]
+                table[state][action] = [(p, to, float(_REWARDS[to]), False) for p, to in after]
+        return table
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         """Begin an episode somewhere."""
         super().reset(seed=seed)
-        self.state = np.array([_STARTS[self.np_random.integers(len(_STARTS))]])
+        self.state = np.array([self.np_random.integers(_CELLS.size)])
         return int(self.state[0]), {}
 
     def step(self, action: Any) -> tuple[int, float, bool, bool, dict[str, Any]]:
@@ -118,7 +118,7 @@ class GridWorldEnv(gym.Env[int, Any]):
         direction = _direction(np.asarray(action), self.np_random.random(), self.slip)
         self.state = _after()[direction, self.state]
         cell = int(self.state[0])
-        return cell, float(_REWARDS[cell]), bool(_TERMINAL[cell]), False, {}
+        return cell, float(_REWARDS[cell]), False, False, {}
 
     def render(self) -> Any:
         """Draw the grid: an `(320, 320, 3)` uint8 image, or text with the agent as an @."""
@@ -157,18 +157,18 @@ class GridWorldVectorEnv(DiscreteActionsVectorEnv):
         super().__init__(num_envs, max_episode_steps, render_mode, autoreset_mode, slip=slip)
 
     def _sample(self, count: int, options: dict[str, Any]) -> NDArray[np.int64]:
-        return _STARTS[self.np_random.integers(len(_STARTS), size=count)][None]
+        return self.np_random.integers(_CELLS.size, size=(1, count))
 
     def _transition(self, actions: NDArray[Any]) -> tuple[Floats, Bools]:
         directions = _direction(actions, self.np_random.random(self.num_envs), self.single.slip)
         self.state = _after()[directions, self._state]
-        return _REWARDS[self.state[0]], _TERMINAL[self.state[0]]
+        return _REWARDS[self.state[0]], np.zeros(self.num_envs, np.bool_)
 
     def _observe(self) -> NDArray[Any]:
         return self._state[0].copy()
 
 
 def _direction(action: NDArray[Any], chance: Any, slip: float) -> NDArray[Any]:
-    """Where a move goes: `chance` is uniform in [0, 1)."""
+    """Where an action leads: `chance` is uniform in [0, 1)."""
     turn = np.where(chance < slip / 2, -1, np.where(chance < slip, 1, 0))
-    return (action + turn) % len(MOVES)
+    return np.where(action == STAY, STAY, (action + turn) % len(MOVES))
