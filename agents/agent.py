@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -11,6 +11,10 @@ from rltool.agents.policy import Policy, environment_actions
 from rltool.agents.rollout import forget
 from rltool.networks.observations import as_batch
 from rltool.trees import first_leaf
+
+if TYPE_CHECKING:
+    from rltool.training.progress import Progress
+    from rltool.training.run import Run
 
 
 class Agent:
@@ -63,3 +67,18 @@ class Agent:
             actions = actor(batch)
         actions = environment_actions(self.action_space)(actions)
         return (actions[0] if single else actions), state
+
+    def prepare(self) -> None:
+        """Look at what training needs, before anything is written.
+
+        Raises:
+            UserError: Something is missing or does not fit.
+        """
+
+    def conclude(self, run: Run, progress: Progress) -> dict[str, Any] | None:
+        """What is to be done when a run's training has finished.
+
+        Returns:
+            Figures for the run's summary; None if the user stopped on the way, which a resume comes back to.
+        """
+        return {}

@@ -108,7 +108,7 @@ def evaluate(
         raise UserError(f"episodes must be at least 1, not {episodes}")
     owned = isinstance(env, str)
     if isinstance(env, str):
-        env = make_vector_env(env, num_envs or min(episodes, 32), seed=seed, **_with_masks(agent, env_kwargs))
+        env = make_vector_env(env, num_envs or min(episodes, 32), seed=seed, **with_masks(agent, env_kwargs))
     envs = env if isinstance(env, VectorEnv) else SyncVectorEnv([lambda: env])
     rng = None if deterministic else getattr(agent, "rng", None)
     if isinstance(rng, np.random.Generator):
@@ -126,7 +126,7 @@ def evaluate(
 def _play(agent: Predictor, envs: VectorEnv, episodes: int, seed: int, deterministic: bool) -> Evaluation:
     n = envs.num_envs
     mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
-    quota = np.full(n, episodes // n) + (np.arange(n) < episodes % n)
+    quota = episode_quotas(episodes, n)
     results: list[list[tuple[float, int]]] = [[] for _ in range(n)]
     returns, lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
     stored = stored_form(envs.single_observation_space)
@@ -161,6 +161,11 @@ def _play(agent: Predictor, envs: VectorEnv, episodes: int, seed: int, determini
     return Evaluation([r for r, _ in played], [length for _, length in played])
 
 
+def episode_quotas(episodes: int, num_envs: int) -> np.ndarray:
+    """How many episodes each environment plays, `(num_envs,)`: fixed in advance, since first-finished are short."""
+    return np.full(num_envs, episodes // num_envs) + (np.arange(num_envs) < episodes % num_envs)
+
+
 def watch(
     agent: Predictor,
     env: str | gym.Env,
@@ -190,7 +195,7 @@ def watch(
     """
     owned = isinstance(env, str)
     if isinstance(env, str):
-        env = make_rendered_env(env, render_mode, _with_masks(agent, env_kwargs))
+        env = make_rendered_env(env, render_mode, with_masks(agent, env_kwargs))
     returns, lengths = [], []
     try:
         for episode in range(episodes):
@@ -243,7 +248,7 @@ def check_spaces(agent: Any, env_id: str, env_kwargs: Mapping[str, Any] | None =
     Raises:
         UserError: They differ, or there is no such environment.
     """
-    env = make_env(env_id, **_for_one(_with_masks(agent, env_kwargs)))
+    env = make_env(env_id, **_for_one(with_masks(agent, env_kwargs)))
     try:
         for name in ("observation_space", "action_space"):
             mine, theirs = getattr(agent, name, None), getattr(env, name)
@@ -265,7 +270,7 @@ def _for_one(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in env_kwargs.items() if name not in VECTOR_ONLY}
 
 
-def _with_masks(agent: Any, env_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+def with_masks(agent: Any, env_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Arguments of an environment's constructor, with action masks for an agent that has learned with them."""
     space = getattr(agent, "observation_space", None)
     masked = isinstance(space, gym.spaces.Dict) and ACTION_MASK in space.spaces

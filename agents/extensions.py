@@ -10,7 +10,7 @@ import importlib
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, create_model, model_validator
 
@@ -19,13 +19,18 @@ from rltool.registry import Registry
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from torch import nn
 
     from rltool.agents.on_policy import OnPolicyAgent, UpdateMetrics
     from rltool.agents.rollout import Rollout
     from rltool.networks import Distribution
+    from rltool.training.progress import Progress
+    from rltool.training.run import Run
     from rltool.trees import Tree
 
 EXTENSIONS = Registry("extension", group="rltool.extensions")
+EXTENSIONS.add("demos", "rltool.agents.imitation_config:demos", "a reward learned from demonstrations")
+EXTENSIONS.add("reward", "rltool.agents.imitation_config:reward", "the reward that another run has recovered")
 EXTENSIONS.add("rnd", "rltool.agents.exploration_config:rnd", "curiosity: rewards for what was seen seldom")
 EXTENSIONS.add("icm", "rltool.agents.exploration_config:icm", "curiosity: rewards for what was not foreseen")
 EXTENSIONS.add("parameter_noise", "rltool.agents.exploration_config:parameter_noise", "noise in the policy's weights")
@@ -48,17 +53,31 @@ class ExtensionKind:
 class Extension:
     """What an agent is extended by; every hook does nothing unless a subclass says otherwise.
 
+    Attributes:
+        replaces_rewards: Whether `task_reward` puts something else in the place of the environment's rewards.
+        model: What others may use of it: saved with the policy, and loaded again.
+
     Args:
         agent: The agent, its policy and optimizer already made.
     """
+
+    replaces_rewards: ClassVar[bool] = False
+    model: nn.Module | None = None
 
     def __init__(self, agent: OnPolicyAgent) -> None:
         self.agent = agent
         self.config = agent.config
 
+    def prepare(self) -> None:
+        """Before training: load what is needed for it, or raise a UserError."""
+
     def around(self) -> AbstractContextManager[Any]:
         """Entered before each rollout and left after its update, also where either fails."""
         return nullcontext()
+
+    def task_reward(self, rollout: Rollout) -> np.ndarray:
+        """What the environment's rewards are replaced by, `(T, N)`, before they are scaled."""
+        return rollout.rewards
 
     def reward(self, rollout: Rollout) -> np.ndarray | float:
         """What is added to the rewards of a rollout, `(T, N)`."""
@@ -72,6 +91,10 @@ class Extension:
         """Learn from the rollout, too; returns metrics by their `train/` names."""
         return {}
 
+    def conclude(self, run: Run, progress: Progress) -> dict[str, Any] | None:
+        """When a run's training has finished: figures for its summary; None if the user stopped on the way."""
+        return {}
+
     def state(self) -> dict[str, torch.Tensor]:
         """All that must survive from one rollout to the next, by name."""
         return {}
@@ -80,9 +103,13 @@ class Extension:
         """Go on from what `state` returned."""
 
 
+class _Extended(BaseModel):
+    """Marks a config that has the options of all extensions."""
+
+
 def with_extensions(config: type[BaseModel]) -> type[Any]:
-    """A config class with the options of all extensions."""
-    return _combined(config, tuple(EXTENSIONS.names()))
+    """A config class with the options of all extensions; one that has them is left as it is."""
+    return config if issubclass(config, _Extended) else _combined(config, tuple(EXTENSIONS.names()))
 
 
 @cache
@@ -91,7 +118,7 @@ def _combined(config: type[BaseModel], names: tuple[str, ...]) -> type[Any]:
     checks: dict[str, Any] = {"_idle_options": model_validator(mode="after")(_refuse_idle_options)}
     # Pydantic takes fields from the last base first: the algorithm's own options come before all others.
     return create_model(
-        config.__name__, __base__=(*reversed(parts), config), __doc__=config.__doc__, __validators__=checks
+        config.__name__, __base__=(_Extended, *reversed(parts), config), __doc__=config.__doc__, __validators__=checks
     )
 
 

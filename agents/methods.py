@@ -1,10 +1,16 @@
 """The agents as methods of `rltool train`."""
 
+from rltool.agents.cloning_config import BCConfig, DAggerConfig
 from rltool.agents.config import A2CConfig, PPOConfig, REINFORCEConfig
 from rltool.agents.extensions import with_extensions
+from rltool.agents.imitation_config import AIRLConfig, GAILConfig
 from rltool.agents.presets import PRESETS
 from rltool.training.methods import Method
 
 reinforce = Method(with_extensions(REINFORCEConfig), "rltool.agents.reinforce:REINFORCE", presets=PRESETS["reinforce"])
 a2c = Method(with_extensions(A2CConfig), "rltool.agents.a2c:A2C", presets=PRESETS["a2c"])
 ppo = Method(with_extensions(PPOConfig), "rltool.agents.ppo:PPO", presets=PRESETS["ppo"])
+gail = Method(GAILConfig, "rltool.agents.gail:GAIL", presets=PRESETS["gail"])
+airl = Method(AIRLConfig, "rltool.agents.airl:AIRL", presets=PRESETS["airl"])
+bc = Method(BCConfig, "rltool.agents.behavior_cloning:BehaviorCloning")
+dagger = Method(DAggerConfig, "rltool.agents.dagger:DAgger")

@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import VectorEnv
 from torch import nn
 
-from rltool.agents.agent import Agent
 from rltool.agents.config import OnPolicyConfig
-from rltool.agents.evaluation import evaluate, for_evaluation
 from rltool.agents.extensions import build_extensions, with_extensions
+from rltool.agents.learner import Callback, Learner, Metrics
+from rltool.agents.learner import UpdateMetrics as UpdateMetrics
 from rltool.agents.policy import Policy, environment_actions
 from rltool.agents.return_scaler import ReturnScaler
 from rltool.agents.rollout import Rollout, RolloutCollector
 from rltool.agents.sequences import Sequences
-from rltool.envs import Replay, get_env_state, make_vector_env, set_env_state
+from rltool.envs import get_env_state, set_env_state
 from rltool.envs.wrappers import reward_shaping
-from rltool.errors import TrainingError, UserError
+from rltool.errors import UserError
 from rltool.networks import Distribution
 from rltool.networks.observations import as_tensors, interchangeable
-from rltool.training.checkpoint import State, load_state, save_state
-from rltool.training.device import find_device
+from rltool.training.checkpoint import State
 from rltool.training.optimizers import OPTIMIZERS
-from rltool.training.spaces import space_from_json, space_to_json
 from rltool.trees import Tree
-from rltool.validation import validate
 
-Metrics = dict[str, float]
-UpdateMetrics = dict[str, torch.Tensor | float]
-Callback = Callable[["OnPolicyAgent", UpdateMetrics], bool | None]
+if TYPE_CHECKING:
+    from rltool.training.progress import Progress
+    from rltool.training.run import Run
 
 
-class OnPolicyAgent(Agent):
+class OnPolicyAgent(Learner):
     """An agent that learns from its own latest experience: collect a rollout, update the policy, forget the rollout.
 
     Subclasses set `method`, `config_class` and `update`; REINFORCE also collects differently.
@@ -69,9 +64,7 @@ class OnPolicyAgent(Agent):
         1024
     """
 
-    method: ClassVar[str]
     config_class: ClassVar[type[OnPolicyConfig]]
-    config: Any
 
     def __init__(
         self,
@@ -86,60 +79,24 @@ class OnPolicyAgent(Agent):
         potential: str | Callable[..., float] | None = None,
         **options: Any,
     ) -> None:
-        if config is not None and options:
-            raise UserError("give either a config or options by name, not both")
-        if isinstance(env, gym.Env):
-            single = env
-            env = SyncVectorEnv([lambda: Replay(single)], autoreset_mode=AutoresetMode.NEXT_STEP)
-        if (
-            config is None
-            and isinstance(env, VectorEnv)
-            and options.setdefault("num_envs", env.num_envs) != env.num_envs
-        ):
-            raise UserError(
-                f"num-envs is {options['num_envs']}, but the environment given has {env.num_envs}; leave it out"
-            )
-        self.config = config if config is not None else validate(with_extensions(self.config_class), options)
-        self.seed = seed
-        self.device = find_device(device)
-        self.env_kwargs = dict(env_kwargs or {})
-        for name in ("env_id", "num_envs", "seed"):
-            if name in self.env_kwargs:
-                raise UserError(f"{name} is no argument of the environment's; give it to the agent")
+        self._configure(env, config, options, seed, device, env_kwargs)
         self.shaping = reward_shaping(shaping, potential, self.config.gamma)
         if self.shaping is not None and not isinstance(env, str):
             raise UserError("rewards are shaped in an environment given by id; wrap one of your own yourself")
-        self.rng = np.random.default_rng(seed)
-        self.timesteps = 0
-        self.total_timesteps = 0
-        self.updates = 0
-        self.learning = False
-        self.frozen_until = 0
-        self.env_id = env if isinstance(env, str) else None
-        if isinstance(env, VectorEnv):
-            self.env = env
         self.observation_space, self.action_space = spaces or (
             self.env.single_observation_space,
             self.env.single_action_space,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with self._seeded():
             self.policy = Policy(self.observation_space, self.action_space, self.config).to(self.device)
             self.optimizer = OPTIMIZERS[self.config.optimizer](
                 self.policy, self.config.learning_rate, self.config.max_grad_norm
             )
             self.extensions = build_extensions(self)
-            self.torch_rng = torch.get_rng_state()
 
-    @cached_property
-    def env(self) -> VectorEnv:
-        """The environments it learns in; made when first needed."""
-        if self.env_id is None:
-            raise UserError(
-                "this agent was trained in an environment object; to train it further, load it with env=..."
-            )
-        options = {"action_masks": True, "shaping": self.shaping, **self.env_kwargs}
-        return make_vector_env(self.env_id, self.config.num_envs, seed=self.seed, **options)
+    @classmethod
+    def _options_class(cls) -> type[Any]:
+        return with_extensions(cls.config_class)
 
     @cached_property
     def collector(self) -> RolloutCollector:
@@ -159,8 +116,9 @@ class OnPolicyAgent(Agent):
 
     @cached_property
     def return_scaler(self) -> ReturnScaler | None:
-        """Scales rewards, if the config says so."""
-        return ReturnScaler(self.env.num_envs, self.config.gamma) if self.config.normalize_returns else None
+        """Scales rewards, if the config says so or they are learned ones, whose size means nothing."""
+        scaled = self.config.normalize_returns or self.replaces_rewards
+        return ReturnScaler(self.env.num_envs, self.config.gamma) if scaled else None
 
     # Training
 
@@ -193,12 +151,7 @@ class OnPolicyAgent(Agent):
         Raises:
             TrainingError: The environment failed, or the loss stopped being a finite number.
         """
-        callbacks = list(callback) if isinstance(callback, Sequence) else [callback] if callback else []
-        if total_timesteps < 1:
-            raise UserError(f"total-timesteps must be at least 1, not {total_timesteps}")
-        if not resume:
-            self.timesteps = 0
-        self.total_timesteps = total_timesteps
+        callbacks = self._begin(total_timesteps, callback, resume)
         if self.config.compile:
             self.policy.compile_backbones()
         if self.collector.observation is None:
@@ -210,41 +163,26 @@ class OnPolicyAgent(Agent):
                     self.config.learning_rate, self.config.learning_rate_schedule
                 )
                 frozen = self.timesteps < self.frozen_until
-                with self._frozen_backbones(frozen):
+                backbones = [self.policy.backbone, self.policy.value_backbone] if frozen else []
+                with self._frozen([backbone for backbone in backbones if backbone is not None]):
                     rollout, metrics = self._collect_and_update(remaining)
                 self.timesteps += rollout.rewards.size
                 self.updates += 1
-                if not math.isfinite(float(metrics.get("grad_norm", 0.0))):
-                    raise TrainingError(
-                        f"the gradient stopped being a finite number before timestep {self.timesteps:,}; "
-                        "lower --learning-rate or --max-grad-norm, or normalize observations and returns"
-                    )
+                self._check(metrics)
                 # Between updates only: while one goes on, ratios of old to new probabilities must stay exact.
                 if not frozen:
                     self.policy.observe(rollout.seen(rollout.valid))
-                answers = [each(self, metrics) for each in callbacks]  # All are asked before any is obeyed.
-                if any(answer is False for answer in answers):
+                if not self._goes_on(callbacks, metrics):
                     break
         return self
-
-    @contextmanager
-    def _frozen_backbones(self, frozen: bool) -> Iterator[None]:
-        """While it is too early for backbones to learn, they come out as they went in: weights and running averages."""
-        backbones = [b for b in (self.policy.backbone, self.policy.value_backbone) if frozen and b is not None]
-        self.optimizer.freeze(backbones)
-        buffers = [buffer for backbone in backbones for buffer in backbone.buffers()]
-        kept = [buffer.clone() for buffer in buffers]
-        try:
-            yield
-        finally:
-            for buffer, value in zip(buffers, kept, strict=True):
-                buffer.copy_(value)
 
     def _collect_and_update(self, max_steps: int) -> tuple[Rollout, UpdateMetrics]:
         with ExitStack() as stack:
             for extension in self.extensions.values():
                 stack.enter_context(extension.around())
             rollout = self.collect(max_steps)
+            for extension in self.extensions.values():
+                rollout.rewards = extension.task_reward(rollout)
             if self.return_scaler is not None:
                 rollout.rewards = self.return_scaler(rollout.rewards, rollout.done, rollout.valid)
             if not rollout.valid.any():  # Nothing is learned from steps that only reset, or make no whole episode.
@@ -260,55 +198,9 @@ class OnPolicyAgent(Agent):
         """What extensions add to the loss of a minibatch."""
         return sum(extension.loss_term(observations, distribution) for extension in self.extensions.values())
 
-    @contextmanager
-    def _own_torch_rng(self) -> Iterator[None]:
-        """PyTorch's generator (which dropout draws from) is the agent's own inside, the user's again afterwards."""
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self.torch_rng)
-            self.learning = True
-            try:
-                yield
-            finally:
-                self.learning = False
-                self.torch_rng = torch.get_rng_state()
-
     def schedule(self, value: float, kind: str) -> float:
         """A scheduled value at this moment of the run: constant, or falling linearly to zero at its end."""
         return value * (1 - self.timesteps / self.total_timesteps) if kind == "linear" else value
-
-    def init_backbone(self, source: Any) -> None:
-        """Take over the backbones of another agent's policy, and its observation statistics.
-
-        Raises:
-            UserError: They have another shape, or the other agent has no such backbone.
-        """
-        theirs = getattr(source, "policy", None)
-        if theirs is None:
-            raise UserError("there is no policy to take a backbone from")
-        pairs: list[tuple[nn.Module, nn.Module]] = [(self.policy.backbone, theirs.backbone)]
-        if self.policy.value_backbone is not None:
-            pairs.append((self.policy.value_backbone, theirs.value_backbone or theirs.backbone))
-        if (self.policy.normalizer is None) != (theirs.normalizer is None):
-            raise UserError(
-                "the backbone does not fit: one of the two reads normalized observations; give both "
-                "--normalize-observations, or neither"
-            )
-        if self.policy.normalizer is not None:
-            pairs.append((self.policy.normalizer, theirs.normalizer))
-        for mine, other in pairs:
-            shapes = [{name: tuple(t.shape) for name, t in module.state_dict().items()} for module in (mine, other)]
-            for name in {**shapes[0], **shapes[1]}:
-                one, two = shapes[0].get(name, "nothing"), shapes[1].get(name, "nothing")
-                if one != two:
-                    raise UserError(
-                        f"the backbone does not fit: {name} is {one} here and {two} there; give both the same "
-                        "--backbone, --hidden-sizes and kind of observations"
-                    )
-            mine.load_state_dict(other.state_dict())
-
-    def freeze_backbone(self, timesteps: int) -> None:
-        """Leave the backbones, and what they read, as they are until this many timesteps have been seen."""
-        self.frozen_until = timesteps
 
     def metrics(self) -> Metrics:
         """Figures of this moment for a row of metrics: returns of late episodes, learning rate, spread of actions."""
@@ -321,16 +213,27 @@ class OnPolicyAgent(Agent):
         return metrics
 
     def evaluate(self, episodes: int, seed: int) -> Metrics:
-        """Play deterministically in fresh environments; `score` is what the best weights are chosen by."""
-        if self.env_id is None:
-            raise UserError("an agent made from an environment object is evaluated with rltool.evaluate(agent, env)")
-        result = evaluate(self, self.env_id, episodes, seed=seed, env_kwargs=for_evaluation(self.env_kwargs))
-        return {
-            "mean_return": result.mean_return,
-            "std_return": result.std_return,
-            "mean_length": result.mean_length,
-            "score": result.mean_return,
-        }
+        result = super().evaluate(episodes, seed)
+        # Rewards that were not learned from choose no weights: the latest are the best.
+        return result | {"score": 0.0} if self.replaces_rewards else result
+
+    def prepare(self) -> None:
+        for extension in self.extensions.values():
+            extension.prepare()
+
+    def conclude(self, run: Run, progress: Progress) -> dict[str, Any] | None:
+        figures: dict[str, Any] = {}
+        for extension in self.extensions.values():
+            more = extension.conclude(run, progress)
+            if more is None:
+                return None
+            figures |= more
+        return figures
+
+    @property
+    def replaces_rewards(self) -> bool:
+        """Whether it learns from other rewards than the environment's."""
+        return any(extension.replaces_rewards for extension in self.extensions.values())
 
     def inputs(self, rollout: Rollout, valid: np.ndarray | None = None) -> tuple[Tree, Sequences | None]:
         """What the policy reads of a rollout: observations as rows and, with a memory, how they follow each other.
@@ -413,43 +316,6 @@ class OnPolicyAgent(Agent):
         collector.reset(seed=self.seed + self.timesteps)
         return False
 
-    def save(self, path: str | Path) -> None:
-        """Write policy and config to one safetensors file; nothing in it is executable."""
-        description = {
-            "format": 1,
-            "method": self.method,
-            "env_id": self.env_id,
-            "env_kwargs": self.env_kwargs,
-            "config": self.config.model_dump(mode="json"),
-            "observation_space": space_to_json(self.observation_space),
-            "action_space": space_to_json(self.action_space),
-        }
-        save_state(Path(path), State(dict(self.policy.state_dict()), description))
-
-    @classmethod
-    def load(cls, path: str | Path, env: str | gym.Env | VectorEnv | None = None, device: str = "cpu") -> Self:
-        """Read what `save` wrote.
-
-        Args:
-            path: A file written by `save`, or the folder of a run.
-            env: Environment to go on learning in; by default the one the agent came from, if that was an id.
-            device: Where tensors live.
-
-        Raises:
-            UserError: The file is missing, damaged or of another method.
-        """
-        path = Path(path)
-        state = load_state(path / "model.safetensors" if path.is_dir() else path)
-        method = state.values.get("method")
-        if method != cls.method:
-            raise UserError(f"{path} holds {method or 'no'} agent, not {cls.method}; load it with rltool.load")
-        values = state.values
-        agent = cls(
-            env if env is not None else values["env_id"],
-            validate(with_extensions(cls.config_class), values["config"]),
-            device=device,
-            env_kwargs=values["env_kwargs"],
-            spaces=(space_from_json(values["observation_space"]), space_from_json(values["action_space"])),
-        )
-        agent.policy.load_state_dict(state.tensors)
-        return agent
+    def _further_modules(self) -> dict[str, nn.Module]:
+        models = {f"extension.{name}": extension.model for name, extension in self.extensions.items()}
+        return {name: model for name, model in models.items() if model is not None}

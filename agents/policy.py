@@ -22,6 +22,8 @@ from rltool.networks.normalization import build_normalizer, normalized_space
 from rltool.networks.observations import ACTION_MASK, check_observation_space
 from rltool.trees import Tree, map_tree
 
+WITHIN = 0.0025  # Of a Box's width: tanh(3) is this far from the bound. Further out, tanh has hardly any slope left.
+
 
 class Policy(nn.Module):
     """Maps observations to a distribution over actions and to a value.
@@ -108,13 +110,20 @@ class Policy(nn.Module):
         value_features = features
         if self.value_backbone is not None:
             value_features = self._features("value", self.value_backbone, inputs, sequences)
-        distribution = self.action_head(features) if mask is None else self.action_head(features, mask)
-        return distribution, self.value_head(value_features)
+        return self._distribution(features, mask), self.value_head(value_features)
+
+    def distribution(self, observations: Tree, sequences: Sequences | None = None) -> Distribution:
+        """Action distribution alone."""
+        inputs, mask = self._inputs(observations)
+        return self._distribution(self._features("policy", self.backbone, inputs, sequences), mask)
 
     def values(self, observations: Tree, sequences: Sequences | None = None) -> torch.Tensor:
         """Values `(B,)` alone."""
         name, critic = self._critic()
         return self.value_head(self._features(name, critic, self._inputs(observations)[0], sequences))
+
+    def _distribution(self, features: torch.Tensor, mask: torch.Tensor | None) -> Distribution:
+        return self.action_head(features) if mask is None else self.action_head(features, mask)
 
     def _inputs(self, observations: Tree) -> tuple[Tree, torch.Tensor | None]:
         """What the backbones read, and the action mask."""
@@ -213,3 +222,35 @@ def environment_actions(space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:
             start = int(space.start)
             return lambda actions: actions + start
     return lambda actions: actions
+
+
+def policy_actions(space: gym.Space, squash: bool = False) -> Callable[[np.ndarray], np.ndarray]:
+    """The inverse of `environment_actions`: a function from an environment's actions `(B, ...)` to a policy's.
+
+    Args:
+        space: Where the actions lie.
+        squash: Whether the policy sends its actions through tanh. Those on the bounds of the Box, which only an
+            infinite number is sent to, count as a little within.
+    """
+    match space:
+        case gym.spaces.Box() if squash:
+            low, high = (bound.ravel().astype(np.float64) for bound in (space.low, space.high))
+            margin = WITHIN * (high - low)
+            return lambda actions: np.clip(actions.reshape(len(actions), -1), low + margin, high - margin)
+        case gym.spaces.Box():
+            return lambda actions: actions.reshape(len(actions), -1).astype(np.float32)
+        case gym.spaces.MultiDiscrete():
+            starts = copy(space.start)
+            return lambda actions: (actions - starts).reshape(len(actions), -1).astype(np.int64)
+        case gym.spaces.MultiBinary():
+            return lambda actions: actions.reshape(len(actions), -1)
+        case gym.spaces.Discrete():
+            start = int(space.start)
+            return lambda actions: (actions - start).astype(np.int64)
+    raise TypeError(f"no policy acts in {space}")
+
+
+def action_widths(space: gym.spaces.Box) -> np.ndarray:
+    """Width of a Box in each component of an action, `(n,)` float64; 2, as from -1 to 1, where it has no bounds."""
+    low, high = (bound.ravel().astype(np.float64) for bound in (space.low, space.high))
+    return np.where(np.isfinite(high - low) & (high > low), high - low, 2.0)

@@ -68,6 +68,10 @@ LANDER = {
     "normalize_returns": True,
 }
 
+# For agents whose reward is learned from demonstrations.
+IMITATED_PENDULUM = {"total_timesteps": 300_000, "gamma": 0.95, "gae_lambda": 0.9, "log_std_init": -0.5}
+IMITATED_LANDER = {"total_timesteps": 500_000, "learning_rate": 1e-3, "num_epochs": 5, "activation": "tanh"}
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "reinforce": {
         "CartPole-v1": {
@@ -250,5 +254,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "init": "default",
             **NORMALIZED,
         },
+    },
+    "gail": {
+        "Pendulum-v1": {**IMITATED_PENDULUM, "demos_reads": "state"},
+        "LunarLander-v3": IMITATED_LANDER,
+    },
+    "airl": {
+        "Pendulum-v1": IMITATED_PENDULUM,
+        "LunarLander-v3": IMITATED_LANDER,
     },
 }

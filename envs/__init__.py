@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     )
     from rltool.envs.conformance import ConformanceError as ConformanceError
     from rltool.envs.conformance import check_vector_env as check_vector_env
+    from rltool.envs.demonstration_files import load_demonstrations as load_demonstrations
+    from rltool.envs.demonstration_files import save_demonstrations as save_demonstrations
+    from rltool.envs.demonstrations import Demonstrations as Demonstrations
     from rltool.envs.functions import load_function as load_function
     from rltool.envs.grid_world import GridWorldVectorEnv as GridWorldVectorEnv
     from rltool.envs.key_door import KeyDoorVectorEnv as KeyDoorVectorEnv
@@ -49,6 +52,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "PendulumVectorEnv",
         ],
         "conformance": ["ConformanceError", "check_vector_env"],
+        "demonstration_files": ["load_demonstrations", "save_demonstrations"],
+        "demonstrations": ["Demonstrations"],
         "functions": ["load_function"],
         "grid_world": ["GridWorldVectorEnv"],
         "key_door": ["KeyDoorVectorEnv"],

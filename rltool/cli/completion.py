@@ -15,3 +15,13 @@ def complete_run(incomplete: str) -> list[str]:
     from pathlib import Path
 
     return [str(p.parent) for p in sorted(Path("runs").glob("*/config.json")) if str(p.parent).startswith(incomplete)]
+
+
+def complete_demonstrations(incomplete: str) -> list[str]:
+    """Minari datasets and .npz files that begin so."""
+    from pathlib import Path
+
+    from rltool.envs.demonstration_names import local_datasets
+
+    names = [*local_datasets(), *map(str, sorted(Path().glob("*.npz")))]
+    return [name for name in names if name.startswith(incomplete)]

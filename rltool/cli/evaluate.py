@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Literal
 
 import typer
@@ -44,28 +43,10 @@ def evaluate(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Let a trained agent play, and report its returns."""
-    from pathlib import Path
-
     from rltool.agents import evaluation
-    from rltool.agents.loading import load_agent
-    from rltool.cli.options import parse_assignments
-    from rltool.errors import UserError
-    from rltool.training.run import Run
+    from rltool.cli.opening import open_agent
 
-    if Path(run).is_file():
-        agent = load_agent(run, vecnormalize=vecnormalize)
-        for note in getattr(agent, "notes", []):
-            print(note, file=sys.stderr)
-        folder, env_id = Path("."), env or getattr(agent, "env_id", None)
-        env_kwargs = getattr(agent, "env_kwargs", {})
-        if env_id is None:
-            raise UserError(f"{run} does not say which environment it plays in; add --env, as --env CartPole-v1")
-    else:
-        opened = Run(run)
-        agent, folder = opened.agent, opened.path
-        env_id, env_kwargs = env or opened.data, opened.options.env_kwargs
-    env_kwargs = (evaluation.for_evaluation(env_kwargs) if env is None else {}) | parse_assignments(env_arg or [])
-    evaluation.check_spaces(agent, env_id, env_kwargs)
+    agent, folder, env_id, env_kwargs = open_agent(run, env, env_arg or [], vecnormalize)
 
     if video or gif:
         from rltool.agents.video import film

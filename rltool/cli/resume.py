@@ -34,6 +34,9 @@ def resume(
 
     before = Run(run)
     done = before.summary.get("total_timesteps", 0)
+    if before.summary.get("converged"):
+        print(f"{shown(before.path)} has converged at {done:,} timesteps; there is nothing to go on with")
+        return
     if before.summary and done >= (total_timesteps or before.options.total_timesteps):
         state = "is finished" if before.summary.get("finished") else "stands"
         print(f"{shown(before.path)} {state} at {done:,} timesteps; give a larger --total-timesteps to go further")

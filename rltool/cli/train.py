@@ -118,6 +118,7 @@ def _train_one(name: str, data: str, options: dict[str, Any], as_json: bool, qui
 
 def report(run: Any) -> None:
     """Say how a run ended, and what can be done with it."""
+    from rltool.agents.controls import verdict
     from rltool.training.run import shown
 
     summary = run.summary
@@ -126,6 +127,7 @@ def report(run: Any) -> None:
         f"{summary['total_timesteps']:,} timesteps in {summary['seconds']:.1f} s "
         f"({summary['timesteps_per_second']:,.0f} timesteps/s)"
         + (f", best return {result:.1f}" if result is not None else "")
+        + "".join(f"\n{sentence}" for sentence in verdict(summary))
         + f"\nwatch it:  rltool eval {shown(run.path)} --render human\nfilm it:   rltool eval {shown(run.path)} --video"
     )
 

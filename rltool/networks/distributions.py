@@ -36,6 +36,11 @@ class Categorical:
         """Log-probability of actions `(B,)`, counted from 0; `(B,)`."""
         return -F.nll_loss(self.log_probs, actions, reduction="none")
 
+    def uniform_log_prob(self) -> torch.Tensor:
+        """Mean log-probability of all allowed choices, `(B,)`: what smoothed labels pull up."""
+        allowed = self.logits > FORBIDDEN
+        return torch.where(allowed, self.log_probs, 0.0).sum(-1) / allowed.sum(-1)
+
     def entropy(self) -> torch.Tensor:
         """Entropy in nats, `(B,)`."""
         return -(self.log_probs.exp() * self.log_probs).sum(-1)
@@ -63,6 +68,10 @@ class MultiCategorical:
         """Log-probability of actions `(B, k)`, counted from 0; `(B,)`."""
         return self.choices.log_prob(actions.flatten().long()).view(self.shape).sum(-1)
 
+    def uniform_log_prob(self) -> torch.Tensor:
+        """Log-probability of actions `(B,)`, averaged over all that are allowed."""
+        return self.choices.uniform_log_prob().view(self.shape).sum(-1)
+
     def entropy(self) -> torch.Tensor:
         """Entropy in nats, `(B,)`."""
         return self.choices.entropy().view(self.shape).sum(-1)
@@ -87,6 +96,12 @@ class Bernoulli:
         """Log-probability of actions `(B, n)` of 0 and 1; `(B,)`."""
         actions = actions.to(self.logits.dtype)
         return -F.binary_cross_entropy_with_logits(self.logits, actions, reduction="none").sum(-1)
+
+    def uniform_log_prob(self) -> torch.Tensor:
+        """Log-probability of actions `(B,)`, averaged over all that are allowed."""
+        # log sigmoid(x) and log sigmoid(-x) of a free bit; one that must be 0 is 0 for certain.
+        both = -0.5 * (F.softplus(-self.logits) + F.softplus(self.logits))
+        return torch.where(self.logits > FORBIDDEN, both, 0.0).sum(-1)
 
     def entropy(self) -> torch.Tensor:
         """Entropy in nats, `(B,)`."""

@@ -55,6 +55,11 @@ class Recorder:
         """Training time so far, over all resumes."""
         return self.elapsed + time.perf_counter() - self.started
 
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train: the budget is used up, or the learner says that it has converged."""
+        return self.timesteps >= self.total_timesteps or getattr(self.learner, "converged", False)
+
     def __call__(self, learner: Any, metrics: dict[str, Any]) -> bool:
         """After an update: take its metrics in, and do what is due."""
         for name, value in metrics.items():
@@ -62,7 +67,7 @@ class Recorder:
             self.counts[name] = self.counts.get(name, 0) + 1
         before, now = self.timesteps, learner.timesteps
         self.timesteps = now
-        last = now >= self.total_timesteps
+        last = self.finished
 
         def due(freq: int) -> bool:
             return freq > 0 and (last or now // freq > before // freq)
@@ -139,7 +144,8 @@ class Recorder:
         summary = {
             "method": self.run.method,
             "data": self.run.data,
-            "finished": self.timesteps >= self.total_timesteps,
+            "finished": self.finished,
+            **({"converged": True} if getattr(self.learner, "converged", False) else {}),
             "total_timesteps": self.timesteps,
             "seconds": round(seconds, 3),
             "timesteps_per_second": round(self.timesteps / max(seconds, 1e-9), 1),

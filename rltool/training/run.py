@@ -77,6 +77,12 @@ class Run:
         """What `summary.json` holds; empty while the run is going on."""
         return self._read_json("summary.json") if (self.path / "summary.json").exists() else {}
 
+    def is_finished(self, total_timesteps: int) -> bool:
+        """Whether there is nothing left to train up to this many timesteps."""
+        summary = self.summary
+        reached = summary.get("total_timesteps", 0) >= total_timesteps
+        return bool(summary.get("finished")) and (reached or summary.get("converged", False))
+
     @property
     def metrics(self) -> list[Row]:
         """Rows of `metrics.csv`."""

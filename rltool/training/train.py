@@ -56,6 +56,7 @@ def train(method: str, data: str, *, callback: Callback | None = None, progress:
     )
     if run_config.init_backbone is not None:
         learner.init_backbone(Run(run_config.init_backbone).model)
+    learner.prepare()
     run = create_run(method, data, run_config, config.model_dump(mode="json"))
     return begin(run, learner, _describe_preset(preset, data), progress, callback)
 
@@ -100,7 +101,7 @@ def resume(
     """
     run = Run(path)
     total = total_timesteps or run.options.total_timesteps
-    if run.summary.get("finished") and run.summary.get("total_timesteps", 0) >= total:
+    if run.is_finished(total):
         return run
     check_functions(run, functions)
     set_threads(run.options.threads)
@@ -185,9 +186,15 @@ def _execute(
         except Exception as error:
             error.add_note(_save_what_there_is(recorder))
             raise
-        if recorder.timesteps < total:
+        if not recorder.finished:
             recorder.save()
-        recorder.summarize()
+        summary = recorder.summarize()
+        if summary["finished"]:
+            # Until it is concluded it is not finished: a resume comes back to it.
+            run.write_json("summary.json", summary | {"finished": False})
+            figures = learner.conclude(run, display)
+            if figures is not None:
+                run.write_json("summary.json", summary | figures)
     finally:
         display.stop()
     _draw(run)

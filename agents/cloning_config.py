@@ -1,0 +1,55 @@
+"""Typed options of behavior cloning and DAgger; free of torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from rltool.agents.config import PolicyConfig
+
+
+class BCConfig(PolicyConfig):
+    """Options of behavior cloning."""
+
+    demos: str | None = Field(None, description="Demonstrations: a file .npz, or the name of a Minari dataset.")
+    normalize_observations: bool = Field(
+        True, description="Shift and scale observations by the mean and deviation of those demonstrated."
+    )
+    learning_rate: PositiveFloat = Field(1e-3, description="Step size of the optimizer (Adam).")
+    batch_size: PositiveInt = Field(64, description="Timesteps in a minibatch (with a memory: about so many).")
+    max_grad_norm: PositiveFloat = Field(0.5, description="Gradients are scaled down to this norm.")
+    ent_coef: NonNegativeFloat = Field(0.0, description="Weight of the entropy bonus in the loss.")
+    l2_coef: NonNegativeFloat = Field(0.0, description="Weight of half the squared weights in the loss.")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="(Choices) Share of the target that goes to all actions alike."
+    )
+    class_balance: bool = Field(
+        False, description="(Choices) Weigh timesteps so that every action that was demonstrated counts the same."
+    )
+    min_std: PositiveFloat = Field(
+        0.1,
+        description="(Box actions) The standard deviation does not fall below this part of half the Box's width.",
+    )
+    validation_fraction: float = Field(
+        0.1, ge=0, lt=1, description="Share of the episodes that are not learned from, but tell when to stop."
+    )
+    patience: NonNegativeInt = Field(
+        20, description="Passes without a better validation loss after which training ends (0: it never does)."
+    )
+
+
+class DAggerConfig(BCConfig):
+    """Options of DAgger."""
+
+    expert: str | None = Field(
+        None, description="Who is asked what to do: a run, a .safetensors file, or a Stable-Baselines3 .zip."
+    )
+    num_envs: PositiveInt = Field(4, description="Environments stepped together.")
+    num_steps: PositiveInt = Field(500, description="Timesteps per environment and round.")
+    num_epochs: PositiveInt = Field(20, description="Most passes over all data so far that a round ends with.")
+    beta: Literal["first", "linear"] = Field(
+        "first",
+        description="How often the expert acts: in the first round alone (without demonstrations), or less and less.",
+    )
+    beta_rounds: PositiveInt = Field(5, description="(beta linear) Rounds until the expert acts no more.")

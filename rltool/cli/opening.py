@@ -1,0 +1,44 @@
+"""What every verb that plays with a trained agent opens: the agent, and the environment that it plays in."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def open_agent(
+    run: str, env: str | None, env_arg: list[str], vecnormalize: str | None
+) -> tuple[Any, Path, str, dict[str, Any]]:
+    """The agent that a user named, its folder, its environment and the arguments of that.
+
+    Args:
+        run: A run, or a file that holds an agent.
+        env: Another environment than the run's.
+        env_arg: Arguments of its constructor, each `name=value`.
+        vecnormalize: Observation statistics of a Stable-Baselines3 zip.
+
+    Raises:
+        UserError: There is no such agent, it does not fit the environment, or does not say which it plays in.
+    """
+    from rltool.agents import evaluation
+    from rltool.agents.loading import load_agent
+    from rltool.cli.options import parse_assignments
+    from rltool.errors import UserError
+    from rltool.training.run import Run
+
+    if Path(run).is_file():
+        agent = load_agent(run, vecnormalize=vecnormalize)
+        for note in getattr(agent, "notes", []):
+            print(note, file=sys.stderr)
+        folder, env_id = Path("."), env or getattr(agent, "env_id", None)
+        env_kwargs = getattr(agent, "env_kwargs", {})
+        if env_id is None:
+            raise UserError(f"{run} does not say which environment it plays in; add --env, as --env CartPole-v1")
+    else:
+        opened = Run(run)
+        agent, folder = opened.agent, opened.path
+        env_id, env_kwargs = env or opened.data, opened.options.env_kwargs
+    env_kwargs = (evaluation.for_evaluation(env_kwargs) if env is None else {}) | parse_assignments(env_arg)
+    evaluation.check_spaces(agent, env_id, env_kwargs)
+    return agent, folder, env_id, env_kwargs
