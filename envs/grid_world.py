@@ -47,13 +47,11 @@ _REWARDS = np.array([VALUES[what] for what in _CELLS])
 def _after() -> NDArray[np.int64]:
     """The state after a move in each direction or none, `(5, states)`; nothing moves over the edge."""
     rows, columns = np.divmod(np.arange(_CELLS.size), WIDTH)
-    moved = [
-        (np.clip(rows + r, 0, HEIGHT - 1), np.clip(columns + c, 0, WIDTH - 1)) for r, c in (*MOVES, (0, 0))
-    ]
+    moved = [(np.clip(rows + r, 0, HEIGHT - 1), np.clip(columns + c, 0, WIDTH - 1)) for r, c in (*MOVES, (0, 0))]
     return np.array([row * WIDTH + column for row, column in moved])
 
 
-class GridWorldEnv(gym.Env[int, Any]):
+class GridWorldEnv(gym.Env[Any, Any]):
     """Go where the ground is good, around the swamp if that is worth the way, and stay.
 
     Observation: the number of the cell, row * 8 + column. Actions 0, 1, 2, 3, 4: up, right, down, left, stay; with
