@@ -57,3 +57,13 @@ class IterationsConfig(RunConfig):
     log_freq: PositiveInt = Field(1, description="Iterations between two rows of metrics.csv.")
     eval_freq: NonNegativeInt = Field(20, description="Iterations between two evaluations; 0: never.")
     save_freq: NonNegativeInt = Field(100, description="Iterations between two checkpoints; 0: only at the end.")
+
+    @model_validator(mode="after")
+    def _refuse_idle_options(self) -> IterationsConfig:
+        for name in ("init_backbone", "freeze_backbone"):
+            if getattr(self, name):
+                raise ValueError(f"the policy is a table and has no backbone; leave {name.replace('_', '-')} out")
+        for name in ("shaping", "potential"):
+            if getattr(self, name):
+                raise ValueError(f"the environment's rewards are not looked at; leave {name} out")
+        return self

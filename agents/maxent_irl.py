@@ -133,6 +133,7 @@ class MaximumEntropy:
         self.optimizer = torch.optim.LBFGS(
             [self.parameter],
             max_iter=1,
+            max_eval=30,
             history_size=20,
             line_search_fn="strong_wolfe",
             tolerance_grad=0,
@@ -256,7 +257,7 @@ class MaximumMargin:
         )
 
 
-def margin_weights(shortfalls: Floats, losses: Floats, slackness: float, start: Floats, sweeps: int = 2_000) -> Floats:
+def margin_weights(shortfalls: Floats, losses: Floats, slackness: float, start: Floats, sweeps: int = 300) -> Floats:
     """How much each actor counts, `(k,)`: theta = sum_i weight_i (f_teacher - f_i) solves the quadratic program.
 
     Its dual is  maximize losses . w - w' H w / 2  over w >= 0, with  H = D D' + slackness  and D the shortfalls: one
@@ -350,9 +351,6 @@ class MaxEntIRL(Learner):
         spaces: tuple[gym.Space, gym.Space] | None = None,
         **options: Any,
     ) -> None:
-        for name in ("shaping", "potential"):
-            if options.pop(name, None) is not None:
-                raise UserError(f"{self.method} looks at no rewards that {name} could change; leave it out")
         self._given = demos if isinstance(demos, Demonstrations) else None
         if demos is not None:
             options["demos"] = demos.name if isinstance(demos, Demonstrations) else str(demos)
@@ -477,16 +475,11 @@ class MaxEntIRL(Learner):
             "score": (own - random) / (demonstrator - random),
         }
 
-    # Of tables nothing can be taken over.
-
     def init_backbone(self, source: Any) -> None:
-        raise UserError(f"{self.method} has a table and no backbone; leave init-backbone out")
+        raise UserError("the policy is a table and has no backbone")
 
     def init_policy(self, source: Any) -> None:
-        raise UserError(f"{self.method} begins with no policy; leave it out")
-
-    def freeze_backbone(self, timesteps: int) -> None:
-        raise UserError(f"{self.method} has a table and no backbone; leave freeze-backbone out")
+        raise UserError("the policy follows from the reward, and starts from no other")
 
     def checkpoint(self) -> State:
         values = {

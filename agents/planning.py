@@ -63,8 +63,7 @@ def _improve(q: Floats, soft: bool) -> Floats:
     """Log-probabilities `(S, A)` of the policy that is best where actions are worth Q and nothing comes after."""
     if soft:
         shifted = q - q.max(-1, keepdims=True)
-        log_policy: Floats = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-        return log_policy
+        return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     log_policy = np.full(q.shape, -np.inf)
     log_policy[np.arange(len(q)), q.argmax(-1)] = 0.0
     return log_policy
@@ -72,7 +71,8 @@ def _improve(q: Floats, soft: bool) -> Floats:
 
 def value(model: Tabular, policy: Floats, rewards: Floats, gamma: float) -> Floats:
     """`(S,)`; discounted sum of rewards `(S,)` from each state on: V = r + gamma P V under a policy `(S, A)`."""
-    return np.linalg.solve(np.eye(model.num_states) - gamma * _step(model, policy), rewards)
+    system = np.eye(model.num_states) - gamma * _step(model, policy)
+    return np.asarray(np.linalg.solve(system, rewards), np.float64)
 
 
 def occupancy(model: Tabular, policy: Floats, source: Floats, gamma: float) -> Floats:
