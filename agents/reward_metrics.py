@@ -33,9 +33,14 @@ def pearson(first: np.ndarray, second: np.ndarray, weights: np.ndarray | None = 
     a, b = np.asarray(first, np.float64).ravel(), np.asarray(second, np.float64).ravel()
     w = np.ones(a.size) if weights is None else np.asarray(weights, np.float64).ravel()
     w = w / w.sum()
-    a, b = a - w @ a, b - w @ b
-    scale = np.sqrt((w @ a**2) * (w @ b**2))
-    return float(np.clip(w @ (a * b) / scale, -1, 1)) if scale > 0 else float("nan")
+    deviations = []
+    for values in (a, b):
+        centered = values - w @ values
+        deviation = np.sqrt(w @ centered**2)
+        if deviation <= 1e-12 * np.abs(values).max(initial=0):  # Rounding errors, at most.
+            return float("nan")
+        deviations.append(centered / deviation)
+    return float(np.clip(w @ (deviations[0] * deviations[1]), -1, 1))
 
 
 def pearson_distance(first: np.ndarray, second: np.ndarray, weights: np.ndarray | None = None) -> float:

@@ -28,7 +28,8 @@ class Tabular:
     Attributes:
         transitions: `(S, A, S)`; the probability of the next state, given a state and an action.
         terminations: `(S, A, S)`; the part of it with which the episode ends there.
-        rewards: `(S, A, S)`; where a transition cannot happen, what arriving in its next state is worth elsewhere.
+        rewards: `(S, A, S)`; the mean, where it varies; where a transition cannot happen, what arriving in its next
+            state is worth elsewhere.
         initial: `(S,)`; the distribution of an episode's first state.
         horizon: Timesteps after which an episode is cut off; None if it never is.
         shape: How states lie on a grid: rows, columns, and whatever else a state has, row by row; None on no grid.
@@ -64,11 +65,7 @@ class Tabular:
     @cached_property
     def reachable(self) -> NDArray[np.bool_]:
         """`(S,)`; the states in which an episode can ask for an action."""
-        step = self.continuing.sum(1) > 0
-        reached = self.initial > 0
-        while (more := reached | step[reached].any(0)).sum() > reached.sum():
-            reached = more
-        return reached
+        return _reachable(self.continuing, self.initial)
 
     @cached_property
     def enterable(self) -> NDArray[np.bool_]:
@@ -79,7 +76,7 @@ class Tabular:
     @cached_property
     def arrival_rewards(self) -> Floats:
         """`(S,)`; the mean reward of arriving in a state, over all that lead there with equal weight."""
-        return _arrival_means(self.transitions * self.reachable[:, None, None], self.rewards)
+        return _arrival_means(self.transitions[self.reachable], self.rewards[self.reachable])
 
     def expected_return(self, policy: Floats, horizon: int | None = None) -> float:
         """The mean return of an episode, exactly and undiscounted.
@@ -126,13 +123,25 @@ def tabular_model(env: gym.Env[Any, Any]) -> Tabular | None:
                 rewards[state, action, following] += probability * reward
     possible = transitions > 0
     rewards = np.divide(rewards, transitions, out=rewards, where=possible)
-    rewards = np.where(possible, rewards, _arrival_means(transitions, rewards))
+    initial = np.asarray(initial, np.float64)
+    # Tables have rows for states in which an episode has ended, too; what happens there means nothing.
+    real = _reachable(transitions - terminations, initial)
+    rewards = np.where(possible & real[:, None, None], rewards, _arrival_means(transitions[real], rewards[real]))
     horizon = env.spec.max_episode_steps if env.spec is not None else None
-    return Tabular(transitions, terminations, rewards, np.asarray(initial, np.float64), horizon, _grid(world, size[0]))
+    return Tabular(transitions, terminations, rewards, initial, horizon, _grid(world, size[0]))
+
+
+def _reachable(continuing: Floats, initial: Floats) -> NDArray[np.bool_]:
+    """`(S,)`; the states that steps `(S, A, S)` lead to, from those that an episode can begin in."""
+    step = continuing.sum(1) > 0
+    reached = initial > 0
+    while (more := reached | step[reached].any(0)).sum() > reached.sum():
+        reached = more
+    return np.asarray(reached, np.bool_)
 
 
 def _arrival_means(transitions: Floats, rewards: Floats) -> Floats:
-    """`(S,)`; the mean reward of arriving in a state, 0 where nothing leads there."""
+    """`(S,)`; the mean reward of arriving in a state by transitions `(states, A, S)`, 0 where none leads there."""
     arrivals = transitions.sum((0, 1))
     sums = (transitions * rewards).sum((0, 1))
     return np.divide(sums, arrivals, out=np.zeros_like(sums), where=arrivals > 0)
