@@ -4,6 +4,7 @@ from rltool.agents.cloning_config import BCConfig, DAggerConfig
 from rltool.agents.config import A2CConfig, PPOConfig, REINFORCEConfig
 from rltool.agents.extensions import with_extensions
 from rltool.agents.imitation_config import AIRLConfig, GAILConfig
+from rltool.agents.maxent_config import IterationsConfig, MaxEntIRLConfig
 from rltool.agents.presets import PRESETS
 from rltool.training.methods import Method
 
@@ -14,3 +15,4 @@ gail = Method(GAILConfig, "rltool.agents.gail:GAIL", presets=PRESETS["gail"])
 airl = Method(AIRLConfig, "rltool.agents.airl:AIRL", presets=PRESETS["airl"])
 bc = Method(BCConfig, "rltool.agents.behavior_cloning:BehaviorCloning")
 dagger = Method(DAggerConfig, "rltool.agents.dagger:DAgger")
+maxent_irl = Method(MaxEntIRLConfig, "rltool.agents.maxent_irl:MaxEntIRL", run=IterationsConfig)

@@ -35,6 +35,6 @@ def resolve_options(method: Method, data: str, options: Mapping[str, Any]) -> tu
     if isinstance(arguments, Mapping):
         arguments = {**tuned.get("env_kwargs", {}), **arguments}
     merged = {**tuned, **options, "env_kwargs": arguments, "preset": preset}
-    run = validate(RunConfig, {k: v for k, v in merged.items() if k in RunConfig.model_fields})
+    run = validate(method.run, {k: v for k, v in merged.items() if k in RunConfig.model_fields})
     config = validate(method.config, {k: v for k, v in merged.items() if k not in RunConfig.model_fields})
     return run, config, preset
