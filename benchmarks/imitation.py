@@ -57,7 +57,7 @@ def prepare(env: str, work: Path) -> tuple[Path, Path, float, float]:
         rltool("record", expert, "--episodes", DEMONSTRATIONS, "--seed", 7, "--out", demos)
     if not random.exists():
         rltool("record", "--random", env, "--episodes", 100, "--out", random)
-    returns = [rltool("demos", file, "--env", env)["mean_return"] for file in (demos, random)]
+    returns = [rltool("demos", file, "--env", env)["return"]["mean"] for file in (demos, random)]
     return expert, demos, returns[0], returns[1]
 
 
