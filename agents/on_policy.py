@@ -138,7 +138,7 @@ class OnPolicyAgent(Agent):
             raise UserError(
                 "this agent was trained in an environment object; to train it further, load it with env=..."
             )
-        options = {"action_masks": True, "shaping": self.shaping, **self.env_kwargs}
+        options = {"action_masks": True, "shaping": self.shaping, "infos": False, **self.env_kwargs}
         return make_vector_env(self.env_id, self.config.num_envs, seed=self.seed, **options)
 
     @cached_property

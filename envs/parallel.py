@@ -10,7 +10,7 @@ import pickle
 import signal
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -34,7 +34,9 @@ SPIN_SECONDS = 100e-6
 END_SECONDS = 5.0
 ALIVE_SECONDS = 1.0  # How often a sleeping process looks whether the other one lives.
 ALIGNMENT = 64  # bytes: a cache line
-NOTHING: tuple[list[Any], Infos] = ([], [])  # What a group returns whose results are all in the rows.
+# Messages without content: a step whose actions are in the rows, and a reply whose results all are.
+USUAL: tuple[str, tuple[Any, ...]] = ("step", (None,))
+NOTHING: tuple[list[Any], Infos] = ([], [])
 
 
 class ParallelVectorEnv(VectorEnv[Any, Any, Any]):
@@ -82,17 +84,23 @@ class ParallelVectorEnv(VectorEnv[Any, Any, Any]):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
-        self._rows = _empty_rows(self.single_observation_space, self.single_action_space, self.num_envs)
         context = multiprocessing.get_context()
-        memory = context.RawArray("B", sum(_aligned(leaf) for leaf in tree_leaves(self._rows)))
-        if len(self._parts) > 1:
-            self._rows = _in_memory(self._rows, memory)
-        kind = (self.single_observation_space, self.single_action_space, self.autoreset_mode, infos)
+        rows = _empty_rows(self.single_observation_space, self.single_action_space, self.num_envs)
+        size = sum(map(_aligned, tree_leaves(rows)))
+        memory = context.RawArray("B", size) if len(self._parts) > 1 else bytearray(size)
+        shared = _Shared(
+            self.single_observation_space,
+            self.single_action_space,
+            self.num_envs,
+            self.autoreset_mode,
+            infos,
+            memory,
+        )
+        self._rows = shared.rows()
         try:
             for part in self._parts[1:]:
-                make = functools.partial(_make_all, makers[part])
-                self._workers.append(_Worker(context, make, kind, memory, self.num_envs, part))
-            self._group = _Group(self.envs, self._rows, self._parts[0], *kind)
+                self._workers.append(_Worker(context, functools.partial(_make_all, makers[part]), shared, part))
+            self._group = _Group(self.envs, shared, self._parts[0])
             _results([worker.answer() for worker in self._workers])
         except BaseException:
             self.close()
@@ -139,12 +147,11 @@ class ParallelVectorEnv(VectorEnv[Any, Any, Any]):
         if not isinstance(actions, np.ndarray) or self.action_space.shape is None:
             actions = list(iterate(self.action_space, actions))
         rows = self._rows
-        if self._workers and isinstance(rows.actions, np.ndarray) and _alike(actions, rows.actions):
+        if self._workers and _alike(actions, rows.actions):
             np.copyto(rows.actions, actions)
-            arguments: list[Any] = [(None,), *[None] * len(self._workers)]
+            replies = self._run("step", [(None,)] * len(self._parts))
         else:
-            arguments = [(actions[part],) for part in self._parts]
-        replies = self._run("step", arguments)
+            replies = self._run("step", [(actions[part],) for part in self._parts])
         return (
             self._observations(replies),
             rows.rewards.copy(),
@@ -173,7 +180,7 @@ class ParallelVectorEnv(VectorEnv[Any, Any, Any]):
         """A frame of each environment."""
         return self.call("render")
 
-    @property
+    @property  # type: ignore[misc]  # Only to read, as `SyncVectorEnv`'s.
     def np_random(self) -> Any:
         """Each environment's random generator; those of workers as copies."""
         return self.get_attr("np_random")
@@ -235,14 +242,27 @@ class _Rows(NamedTuple):
     actions: Any  # () where they are no array
 
 
+class _Shared(NamedTuple):
+    """What all processes know."""
+
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+    num_envs: int
+    autoreset_mode: AutoresetMode
+    infos: bool
+    memory: Any
+
+    def rows(self) -> _Rows:
+        """The arrays, which lie in the memory one after another."""
+        rows = _empty_rows(self.observation_space, self.action_space, self.num_envs)
+        starts = iter(itertools.accumulate(map(_aligned, tree_leaves(rows)), initial=0))
+        return map_tree(lambda leaf: np.ndarray(leaf.shape, leaf.dtype, self.memory, next(starts)), rows)
+
+
 def _empty_rows(observation_space: gym.Space[Any], action_space: gym.Space[Any], num_envs: int) -> _Rows:
     observations = create_empty_array(observation_space, num_envs) if _has_fixed_size(observation_space) else ()
     actions: Any = create_empty_array(action_space, num_envs) if isinstance(action_space, ARRAY_SPACES) else ()
     return _Rows(observations, np.zeros(num_envs), np.zeros(num_envs, bool), np.zeros(num_envs, bool), actions)
-
-
-def _alike(one: Any, other: np.ndarray) -> bool:
-    return isinstance(one, np.ndarray) and one.shape == other.shape and one.dtype == other.dtype
 
 
 def _has_fixed_size(space: gym.Space[Any]) -> bool:
@@ -258,11 +278,9 @@ def _aligned(array: np.ndarray) -> int:
     return -(-array.nbytes // ALIGNMENT) * ALIGNMENT
 
 
-def _in_memory(rows: _Rows, memory: Any) -> _Rows:
-    """Arrays like these that lie, one after another, in the memory."""
-    sizes = [_aligned(leaf) for leaf in tree_leaves(rows)]
-    starts = iter(itertools.accumulate(sizes, initial=0))
-    return map_tree(lambda leaf: np.ndarray(leaf.shape, leaf.dtype, memory, next(starts)), rows)
+def _alike(one: Any, other: Any) -> bool:
+    both = isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
+    return both and one.shape == other.shape and one.dtype == other.dtype
 
 
 # What each process does.
@@ -273,36 +291,18 @@ def _make_all(makers: Sequence[EnvMaker]) -> list[gym.Env[Any, Any]]:
 
 
 class _Group:
-    """The environments of one process.
+    """The environments of one process, and their part of the rows."""
 
-    Args:
-        envs: The environments.
-        rows: The rows of all groups' environments.
-        part: Those of this one.
-        observation_space: What each environment's must be equal to.
-        action_space: Likewise.
-        mode: When episodes that have ended are reset.
-        infos: Whether all infos are wanted, not `final_obs` alone.
-    """
-
-    def __init__(
-        self,
-        envs: list[gym.Env[Any, Any]],
-        rows: _Rows,
-        part: slice,
-        observation_space: gym.Space[Any],
-        action_space: gym.Space[Any],
-        mode: AutoresetMode,
-        infos: bool,
-    ) -> None:
-        if any(env.observation_space != observation_space or env.action_space != action_space for env in envs):
-            raise RuntimeError("the environments differ in their spaces")
+    def __init__(self, envs: list[gym.Env[Any, Any]], shared: _Shared, part: slice) -> None:
+        for env in envs:
+            if env.observation_space != shared.observation_space or env.action_space != shared.action_space:
+                raise RuntimeError("the environments differ in their spaces")
         self.envs = envs
-        self.rows: _Rows = map_tree(lambda leaf: leaf[part], rows)
-        self.observation_space = observation_space
-        self.fixed_size = _has_fixed_size(observation_space)
-        self.mode = mode
-        self.all_infos = infos
+        self.rows: _Rows = map_tree(lambda leaf: leaf[part], shared.rows())
+        self.observation_space = shared.observation_space
+        self.fixed_size = _has_fixed_size(shared.observation_space)
+        self.mode = shared.autoreset_mode
+        self.all_infos = shared.infos
         self.observations: list[Any] = [None] * len(envs)
         self.ended = [False] * len(envs)
 
@@ -335,7 +335,7 @@ class _Group:
                     infos.append((i, final | {"final_info": info} if self.all_infos else final))
                     observation, info = env.reset()
             self.observations[i] = observation
-            if self.all_infos:
+            if self.all_infos and info:
                 infos.append((i, info))
         return self._results(infos)
 
@@ -356,51 +356,90 @@ class _Group:
 
 
 class _Channel:
-    """Messages in one direction between two processes, one at a time; one without content takes no system call."""
+    """Numbered messages in one direction between two processes; one without content takes no system call.
+
+    Ctrl-C may come at any point in the process that started the other one, and the next message arrives all the same:
+    whether one is there is told by its number. The semaphore lets the receiver sleep, and orders reading after writing.
+    """
 
     def __init__(self, context: Any) -> None:
         self.receiver, self.sender = context.Pipe(duplex=False)
         self._signal = context.Semaphore(0)
+        self._sent = context.RawValue("L")
         self._has_content = context.RawValue("b")
+        self.taken = 0  # known to the receiver's process only
+
+    @property
+    def sent(self) -> int:
+        """How many messages there have been."""
+        return self._sent.value
 
     def put(self, content: bytes | None) -> None:
         self._has_content.value = content is not None
-        self._signal.release()
-        if content is not None:  # After the signal, since what is long is written only as fast as it is read.
+        if content is None:
+            self._sent.value += 1
+            self._signal.release()
+            return
+        with _uninterrupted():
+            self._sent.value += 1
+            self._signal.release()  # Before the content: what is long is written only as fast as it is read.
             self.sender.send_bytes(content)
 
     def get(self, other_lives: Callable[[], bool]) -> bytes | None:
+        """The content of the next message.
+
+        Raises:
+            EOFError: The other process has ended.
+        """
         end = time.perf_counter() + SPIN_SECONDS
-        while not self._signal.acquire(False):
-            if time.perf_counter() >= end:
-                while not self._signal.acquire(True, ALIVE_SECONDS):
-                    if not other_lives():
-                        raise EOFError
+        while self._sent.value == self.taken and time.perf_counter() < end:
+            pass
+        while True:
+            signaled = self._signal.acquire(True, ALIVE_SECONDS)
+            if self._sent.value > self.taken:
                 break
-        return self.receiver.recv_bytes() if self._has_content.value else None
+            if not signaled and not other_lives():
+                raise EOFError
+        if not self._has_content.value:
+            self.taken += 1
+            return None
+        with _uninterrupted():
+            self.taken += 1
+            return self.receiver.recv_bytes()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C, so that messages are read and written in whole."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Worker:
     """A process that steps a group, as the one that starts it sees it; the first answer is that it has started."""
 
-    def __init__(
-        self, context: Any, make: EnvsMaker, kind: tuple[Any, ...], memory: Any, num_envs: int, part: slice
-    ) -> None:
+    def __init__(self, context: Any, make: Callable[[], Any], shared: _Shared, part: slice) -> None:
         self._questions, self._answers = _Channel(context), _Channel(context)
-        self._waiting = True
-        arguments = (self._questions, self._answers, CloudpickleWrapper(make), kind, memory, num_envs, part)
+        arguments = (self._questions, self._answers, CloudpickleWrapper(make), shared, part)
         self._process = context.Process(target=_work, args=arguments, daemon=True)
         self._process.start()
         self._questions.receiver.close()
         self._answers.sender.close()
 
-    def ask(self, command: str, arguments: tuple[Any, ...] | None) -> None:
-        """Have a command carried out: a step, whose actions are in the rows, where there are no arguments."""
-        if self._waiting:  # Ctrl-C came between a question and its answer.
+    def ask(self, command: str, arguments: tuple[Any, ...]) -> None:
+        """Have a command carried out."""
+        if self._answers.taken <= self._questions.sent:  # Ctrl-C came between a question and its answer.
             self.answer()
-        self._waiting = True
+        usual = command == "step" and arguments[0] is None
         with contextlib.suppress(OSError):  # `answer` says what has become of the process.
-            self._questions.put(None if arguments is None else pickle.dumps((command, arguments)))
+            self._questions.put(None if usual else pickle.dumps((command, arguments)))
 
     def answer(self) -> Reply:
         """What the command returned or raised."""
@@ -410,7 +449,6 @@ class _Worker:
             self._process.join(END_SECONDS)
             code = self._process.exitcode
             return None, RuntimeError(f"a process that steps environments ended unasked, with exit code {code}")
-        self._waiting = False
         return (NOTHING, None) if content is None else pickle.loads(content)
 
     def dismiss(self) -> None:
@@ -418,21 +456,15 @@ class _Worker:
             self._questions.put(b"")
 
     def end(self) -> None:
+        self._questions.sender.close()
+        self._answers.receiver.close()
         self._process.join(END_SECONDS)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
 
 
-def _work(
-    questions: _Channel,
-    answers: _Channel,
-    make: EnvsMaker,
-    kind: tuple[Any, ...],
-    memory: Any,
-    num_envs: int,
-    part: slice,
-) -> None:
+def _work(questions: _Channel, answers: _Channel, make: EnvsMaker, shared: _Shared, part: slice) -> None:
     """What a worker does until it is dismissed, or the process that started it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -440,17 +472,19 @@ def _work(
     answers.receiver.close()
     parent: Any = multiprocessing.parent_process()
     groups: list[_Group] = []
-    reply = _attempt(
-        lambda: groups.append(_Group(make(), _in_memory(_empty_rows(*kind[:2], num_envs), memory), part, *kind))
-    )
+
+    def carry_out(content: bytes | None) -> Any:
+        command, arguments = USUAL if content is None else pickle.loads(content)
+        return getattr(groups[0], command)(*arguments)
+
+    reply = _attempt(lambda: groups.append(_Group(make(), shared, part)))
     with contextlib.suppress(EOFError, OSError):
         while True:
             answers.put(_packed(*reply))
             content = questions.get(parent.is_alive)
             if content == b"":
                 break
-            command, arguments = ("step", (None,)) if content is None else pickle.loads(content)
-            reply = _attempt(getattr(groups[0], command), *arguments)
+            reply = _attempt(carry_out, content)
     for group in groups:
         for env in group.envs:
             env.close()
