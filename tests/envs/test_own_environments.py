@@ -12,12 +12,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode
 
 from rltool.envs import (
     CartPoleNoVelocityVectorEnv,
     GridWorldVectorEnv,
     KeyDoorVectorEnv,
+    ParallelVectorEnv,
     check_vector_env,
     environment_ids,
     get_env_state,
@@ -310,4 +311,4 @@ def test_gymnasium_finds_them_once_registered() -> None:
     environment_ids()
     assert isinstance(gym.make(KEY_DOOR).unwrapped, KeyDoorEnv)
     assert type(gym.make_vec(KEY_DOOR, 2)) is KeyDoorVectorEnv
-    assert type(make_vector_env(KEY_DOOR, 2, wrappers=[gym.wrappers.FlattenObservation])) is SyncVectorEnv
+    assert type(make_vector_env(KEY_DOOR, 2, wrappers=[gym.wrappers.FlattenObservation])) is ParallelVectorEnv
