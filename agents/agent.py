@@ -68,6 +68,9 @@ class Agent:
         actions = environment_actions(self.action_space)(actions)
         return (actions[0] if single else actions), state
 
+    def warm_start(self, source: Run) -> None:
+        """Take over more from the run that the policy comes from."""
+
     def prepare(self) -> None:
         """Look at what training needs, before anything is written.
 

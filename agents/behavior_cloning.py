@@ -1,4 +1,4 @@
-"""Behavior cloning (Lecture 12, imitation learning; Pomerleau, 1991): supervised learning of what a demonstrator did."""
+"""Behavior cloning (Lecture 12; Pomerleau, 1991): supervised learning of what a demonstrator did."""
 
 from __future__ import annotations
 
@@ -185,14 +185,15 @@ class BehaviorCloning(Learner):
 
     @cached_property
     def least_log_std(self) -> torch.Tensor:
-        """Logarithm of the least standard deviation of each component of an action, `(n,)`; before tanh, if squashed."""
-        half = np.ones(1) if self.config.squash else action_widths(self.action_space) / 2
+        """Logarithm of the least deviation of each component of an action, `(n,)`; before tanh, if squashed."""
+        space = self.action_space
+        half = action_widths(space) / 2 if isinstance(space, gym.spaces.Box) and not self.config.squash else np.ones(1)
         return torch.from_numpy(np.log(self.config.min_std * half)).to(self.device, torch.float32)
 
     def _keep_spread(self) -> None:
         """What acts is to have the deviation that the loss counts with."""
-        head = self.student.action_head.inner if isinstance(self.student.action_head, SquashedHead) else None
-        head = head or self.student.action_head
+        head: Any = self.student.action_head
+        head = head.inner if isinstance(head, SquashedHead) else head
         if isinstance(head, GaussianHead) and head.log_std_linear is None:
             with torch.no_grad():
                 head.log_std.clamp_(min=self.least_log_std)
@@ -200,9 +201,7 @@ class BehaviorCloning(Learner):
     def squared_weights(self) -> torch.Tensor:
         """Sum of the squared weights, without biases, of what acts."""
         modules = (self.student.backbone, self.student.action_head)
-        return sum(  # type: ignore[return-value]
-            (p.square().sum() for module in modules for p in module.parameters() if p.ndim > 1), torch.zeros(())
-        )
+        return sum((p.square().sum() for module in modules for p in module.parameters() if p.ndim > 1), torch.zeros(()))
 
     @property
     def agreement_name(self) -> str:

@@ -42,11 +42,13 @@ class BCConfig(PolicyConfig):
 class DAggerConfig(BCConfig):
     """Options of DAgger."""
 
+    batch_size: PositiveInt = Field(128, description="Timesteps in a minibatch (with a memory: about so many).")
     expert: str | None = Field(
         None, description="Who is asked what to do: a run, a .safetensors file, or a Stable-Baselines3 .zip."
     )
     num_envs: PositiveInt = Field(4, description="Environments stepped together.")
-    num_steps: PositiveInt = Field(500, description="Timesteps per environment and round.")
+    num_steps: PositiveInt = Field(2_000, description="Least timesteps of a round, which plays whole episodes.")
+    num_rounds: PositiveInt = Field(10, description="Rounds after which training ends, whatever the budget.")
     num_epochs: PositiveInt = Field(20, description="Most passes over all data so far that a round ends with.")
     beta: Literal["first", "linear"] = Field(
         "first",

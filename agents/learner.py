@@ -93,6 +93,7 @@ class Learner(Agent):
         self.updates = 0
         self.learning = False
         self.frozen_until = 0
+        self.critic_first_until = 0
         self.env_id = env if isinstance(env, str) else None
         if isinstance(env, VectorEnv):
             self.env = env

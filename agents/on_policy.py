@@ -163,18 +163,28 @@ class OnPolicyAgent(Learner):
                     self.config.learning_rate, self.config.learning_rate_schedule
                 )
                 frozen = self.timesteps < self.frozen_until
-                backbones = [self.policy.backbone, self.policy.value_backbone] if frozen else []
-                with self._frozen([backbone for backbone in backbones if backbone is not None]):
+                with self._frozen(self._resting()):
                     rollout, metrics = self._collect_and_update(remaining)
                 self.timesteps += rollout.rewards.size
                 self.updates += 1
                 self._check(metrics)
                 # Between updates only: while one goes on, ratios of old to new probabilities must stay exact.
-                if not frozen:
+                # And never where a policy was taken over: the statistics that it was cloned with are a part of it.
+                if not frozen and not self.critic_first_until:
                     self.policy.observe(rollout.seen(rollout.valid))
                 if not self._goes_on(callbacks, metrics):
                     break
         return self
+
+    def _resting(self) -> list[nn.Module]:
+        """What does not learn at this moment: backbones that are frozen, or a policy whose critic is not ready yet."""
+        policy = self.policy
+        modules: list[nn.Module | None] = []
+        if self.timesteps < self.frozen_until:
+            modules = [policy.backbone, policy.value_backbone]
+        if self.timesteps < self.critic_first_until:
+            modules += [policy.backbone, policy.action_head]
+        return [module for module in dict.fromkeys(modules) if module is not None]
 
     def _collect_and_update(self, max_steps: int) -> tuple[Rollout, UpdateMetrics]:
         with ExitStack() as stack:
@@ -216,6 +226,13 @@ class OnPolicyAgent(Learner):
         result = super().evaluate(episodes, seed)
         # Rewards that were not learned from choose no weights: the latest are the best.
         return result | {"score": 0.0} if self.replaces_rewards else result
+
+    def warm_start(self, source: Run) -> None:
+        """Fit the critic on the demonstrations that the policy was cloned from, if it was (see `warm_start.py`)."""
+        from rltool.agents.warm_start import CRITIC_FIRST, fit_critic_to
+
+        fit_critic_to(self, source)
+        self.critic_first_until = CRITIC_FIRST
 
     def prepare(self) -> None:
         for extension in self.extensions.values():
@@ -261,6 +278,7 @@ class OnPolicyAgent(Learner):
                 "timesteps": self.timesteps,
                 "total_timesteps": self.total_timesteps,
                 "updates": self.updates,
+                "critic_first_until": self.critic_first_until,
                 "optimizer_steps": self.optimizer.steps,
                 "rng": self.rng.bit_generator.state,
                 "returns": list(statistics.returns),
@@ -295,6 +313,7 @@ class OnPolicyAgent(Learner):
         values = state.values
         self.timesteps, self.total_timesteps = values["timesteps"], values["total_timesteps"]
         self.updates = values["updates"]
+        self.critic_first_until = values.get("critic_first_until", 0)
         self.policy.load_state_dict(state.take("policy"))
         self.optimizer.load_state(state.take("optimizer"), values["optimizer_steps"])
         self.rng.bit_generator.state = values["rng"]

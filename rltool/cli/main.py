@@ -11,13 +11,13 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from rltool import __version__
-from rltool.cli import diagnose, evaluate, list_, plot, reproduce, resume, train
+from rltool.cli import demos, diagnose, evaluate, list_, plot, record, reproduce, resume, train
 from rltool.errors import TrainingError, UserError, unknown
 
 # Typer carries its own click; the base of its usage errors is reached through the one class it exports.
 UsageError: Any = typer.BadParameter.__mro__[2]
 
-VERBS = ["train", "eval", "plot", "diagnose", "resume", "reproduce", "list"]
+VERBS = ["train", "record", "demos", "eval", "plot", "diagnose", "resume", "reproduce", "list"]
 
 
 class VerbGroup(TyperGroup):
@@ -36,6 +36,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(train.app, name="train")
+app.command("record")(record.record)
+app.command("demos")(demos.demos)
 app.command("resume")(resume.resume)
 app.command("eval")(evaluate.evaluate)
 app.command("plot")(plot.plot)

@@ -42,6 +42,10 @@ class RunConfig(BaseModel):
     freeze_backbone: NonNegativeInt = Field(
         0, description="Timesteps during which the backbone stays as it is, and the rest is trained alone."
     )
+    init_policy: str | None = Field(
+        None,
+        description="Run whose policy to start from; the critic is fitted first, on the demonstrations of that run.",
+    )
     env_kwargs: dict[str, Any] = Field({}, description="Arguments of the environment's constructor.")
 
     @field_validator("env_kwargs")

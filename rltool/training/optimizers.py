@@ -70,6 +70,12 @@ class Optimizer:
     def _update(self) -> None:
         raise TypeError(f"{type(self).__name__} lacks an update rule")
 
+    def reset(self) -> None:
+        """Forget the running moments and the count of steps: what comes is another loss."""
+        for moment in self.state().values():
+            moment.zero_()
+        self.steps = 0
+
     def state(self) -> dict[str, torch.Tensor]:
         """Running moments, by name; with `steps` they are the whole state."""
         return {name: value for name, value in vars(self).items() if name.startswith("moment")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,21 @@ def draw_reproduction(original: Run, repeated: Run) -> Path:
         figure.savefig(path)
     except OSError as error:
         raise disk_error(path, error) from error
+    return path
+
+
+def draw_drift(run: Run, drift: Mapping[str, np.ndarray]) -> Path:
+    """Draw `drift.png`: how often a clone's actions are not the expert's, along the episode, at first and at last."""
+    figure, axes = _axes(f"{run.method} on {run.data}: where the clone drifts off", "disagreement with the expert")
+    for name, label in (("first", "first clone"), ("last", "last round")):
+        values = drift[name]
+        window = max(1, len(values) // 50)  # Late timesteps are those of few episodes.
+        smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+        axes.plot(np.arange(len(smooth)) + window / 2, smooth, label=label)
+    axes.set(xlabel="timestep of the episode", ylim=(0, None))
+    axes.legend(frameon=False)
+    path = run.path / "drift.png"
+    figure.savefig(path)
     return path
 
 

@@ -120,10 +120,9 @@ class Run:
         )
 
     def start(self, **functions: Any) -> Any:
-        """A learner as training begins with it: built, and with the backbone it was to start from."""
+        """A learner as training begins with it: built, and with what it was to start from."""
         learner = self.build(**functions)
-        if self.options.init_backbone is not None:
-            learner.init_backbone(Run(self.options.init_backbone).model)
+        start_from_others(learner, self.options)
         return learner
 
     @property
@@ -155,6 +154,20 @@ class Run:
         if not isinstance(value, dict):
             raise UserError(f"{file} does not hold a JSON object; the run is damaged")
         return value
+
+
+def start_from_others(learner: Any, options: RunConfig) -> None:
+    """Give a fresh learner the backbone or the policy of another run.
+
+    Raises:
+        UserError: There is no such run, or what it has does not fit.
+    """
+    if options.init_backbone is not None:
+        learner.init_backbone(Run(options.init_backbone).model)
+    if options.init_policy is not None:
+        source = Run(options.init_policy)
+        learner.init_policy(source.model)
+        learner.warm_start(source)
 
 
 def admit_module(data: str, folder: Path) -> None:

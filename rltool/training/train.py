@@ -14,7 +14,7 @@ from rltool.training.methods import METHODS, Method
 from rltool.training.options import resolve_options
 from rltool.training.progress import Progress, make_progress
 from rltool.training.recorder import Interruption, Recorder
-from rltool.training.run import Run, create_run, shown
+from rltool.training.run import Run, create_run, shown, start_from_others
 
 # Options that are functions: they are given anew whenever a run goes on, since no run may have code called.
 FUNCTIONS = ("shaping", "potential")
@@ -54,8 +54,7 @@ def train(method: str, data: str, *, callback: Callback | None = None, progress:
     learner = known.learner_class()(
         data, config, seed=run_config.seed, device=run_config.device, env_kwargs=run_config.env_kwargs, **functions
     )
-    if run_config.init_backbone is not None:
-        learner.init_backbone(Run(run_config.init_backbone).model)
+    start_from_others(learner, run_config)
     learner.prepare()
     run = create_run(method, data, run_config, config.model_dump(mode="json"))
     return begin(run, learner, _describe_preset(preset, data), progress, callback)

@@ -81,7 +81,7 @@ def test_airls_logit_is_f_minus_log_pi_and_its_reward_f(identity_demos):
     model = extension.model
     f, nothing = model.rate(own, model), model.rate(absorbing_step(own), model)
     np.testing.assert_allclose(extension.rewards(own), f - nothing, rtol=1e-4, atol=1e-5)
-    loss, terms = extension._loss(own, log_prob, own, log_prob)
+    loss, _ = extension._loss(own, log_prob, own, log_prob)
     x = torch.from_numpy(f - log_prob)
     shares = extension.demonstrated_absorbing, extension.own_absorbing
     assert shares[1] == 0.0
