@@ -25,6 +25,10 @@ def plot(
     reward: Annotated[
         bool, typer.Option("--reward", help="Draw the reward that one run has recovered, beside the true one.")
     ] = False,
+    dims: Annotated[
+        str | None,
+        typer.Option("--dims", metavar="I,J", help="With --reward: components of the observation to draw over."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture: .png, .svg or .pdf.")] = Path("plot.png"),
 ) -> None:
     """Draw the curves of runs; those that differ only in their seed become one curve with a 95% interval."""
@@ -51,9 +55,21 @@ def plot(
 
         if len(opened) != 1:
             raise UserError(f"--reward draws one run; these are {len(opened)}")
-        print(draw_reward(opened[0], out))
+        print(draw_reward(opened[0], out, _pair(dims)))
         return
     try:
         print(plot_runs(opened, out, metric, statistic, x))
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from None
+
+
+def _pair(dims: str | None) -> tuple[int, int] | None:
+    from rltool.errors import UserError
+
+    if dims is None:
+        return None
+    try:
+        one, two = (int(part) for part in dims.split(","))
+    except ValueError:
+        raise UserError(f"--dims takes two numbers, as 0,2; not '{dims}'") from None
+    return one, two
