@@ -114,7 +114,10 @@ def draw_sampled_reward(
     recovered = model.rewards(steps)
     correlation, distance = pearson(true, recovered), shaped_distance(true, recovered, steps, agent.config.gamma)
     figure = Figure(figsize=(13, 4), dpi=120, layout="constrained")
-    figure.suptitle(f"{title}{': ' if title else ''}Pearson {correlation:.2f}, distance but for shaping {distance:.2f}")
+    alike = f"Pearson {correlation:.2f}, distance but for shaping {distance:.2f}"
+    if np.isnan(correlation):
+        alike = "one of the two is the same for every step, so there is nothing to compare"
+    figure.suptitle(f"{title}{': ' if title else ''}{alike}")
     one, two, three = figure.subplots(1, 3)
     seen = np.asarray(steps.observations)
     for axes, name, reward in ((one, "true", true), (two, "recovered", recovered)):
