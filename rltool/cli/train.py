@@ -77,7 +77,7 @@ def build_command(name: str) -> Any:
             ],
         ),
         *of_method,
-        *option_parameters(RunConfig, "Run", skip=frozenset({"env_kwargs"})),
+        *option_parameters(RunConfig, "Run", skip=frozenset({"env_kwargs"}), defaults=method.defaults),
         _parameter(
             "env_arg", list[str], "--env-arg", "Argument of the environment's constructor, as g=9.81.", "Run", []
         ),

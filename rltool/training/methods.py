@@ -35,12 +35,14 @@ class Method:
             `learn`, `save`, `checkpoint`, `restore` and `evaluate`, as `rltool.agents.OnPolicyAgent` has.
         data: What it is trained on, as shown in help: "ENV".
         presets: Tuned options by DATA; they may set options of the run, too.
+        defaults: Options of the run whose defaults are not those of `RunConfig`.
     """
 
     config: type[BaseModel]
     learner: str
     data: str = "ENV"
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def learner_class(self) -> Any:
         """Import the learner's class."""
