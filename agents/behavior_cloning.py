@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +17,7 @@ from rltool.agents.cloning_config import BCConfig
 from rltool.agents.examples import Batch, Examples, balancing_weights, held_out
 from rltool.agents.learner import Callback, Learner, Metrics, UpdateMetrics
 from rltool.agents.policy import Policy, action_widths, policy_actions
+from rltool.agents.warm_start import continuation, go_on
 from rltool.envs import Demonstrations, load_demonstrations
 from rltool.errors import UserError
 from rltool.networks.backbone import evaluating
@@ -25,7 +26,13 @@ from rltool.networks.heads import GaussianHead, SquashedHead
 from rltool.networks.normalization import is_numeric
 from rltool.networks.observations import space_leaves
 from rltool.training.checkpoint import State
+from rltool.training.methods import METHODS
 from rltool.training.optimizers import OPTIMIZERS
+from rltool.training.options import resolve_options
+
+if TYPE_CHECKING:
+    from rltool.training.progress import Progress
+    from rltool.training.run import Run
 
 LARGE_BATCH = 4_096  # Timesteps that are looked at together where nothing is learned from them.
 
@@ -80,7 +87,6 @@ class BehaviorCloning(Learner):
                 self.env.single_observation_space,
                 self.env.single_action_space,
             )
-            self._require_demonstrations()
         else:
             known = self._load(None, None)
             self.observation_space, self.action_space = known.observation_space, known.action_space
@@ -126,11 +132,12 @@ class BehaviorCloning(Learner):
                 f"{self.method} learns from demonstrations; name a file or a Minari dataset, as --demos FILE.npz "
                 "(rltool record makes them)"
             )
-        return load_demonstrations(source, observation_space, action_space)
+        return load_demonstrations(source, observation_space, action_space, self.env_id)
 
-    def _require_demonstrations(self) -> None:
-        """See at once, not when training begins, that there are demonstrations and that they fit."""
+    def prepare(self) -> None:
         _ = self.demonstrations
+        if self.config.then is not None and self.env_id is not None:
+            resolve_options(METHODS[self.config.then].load(), self.env_id, continuation(self.config))
 
     @cached_property
     def examples(self) -> tuple[Examples, Examples]:
@@ -163,8 +170,8 @@ class BehaviorCloning(Learner):
         loss = -(batch.weights * log_prob).mean()
         if config.ent_coef:
             loss = loss - config.ent_coef * distribution.entropy().mean()
-        if config.l2_coef:
-            loss = loss + config.l2_coef / 2 * self.squared_weights()
+        if config.weight_decay:
+            loss = loss + config.weight_decay / 2 * self.squared_weights()
         with torch.no_grad():
             agreement = self.agreement(distribution, batch).mean()
         grad_norm = self.optimizer.step(loss)
@@ -232,8 +239,12 @@ class BehaviorCloning(Learner):
             self.epochs += 1
             self.stale_epochs += 1
             self.validate()
-            self.converged = 0 < self.config.patience <= self.stale_epochs
         return len(batch), metrics
+
+    @property
+    def settled(self) -> bool:
+        """Whether `patience` is over."""
+        return 0 < self.config.patience <= self.stale_epochs
 
     def validate(self) -> None:
         """Look at the held-out demonstrations, and keep the student's weights if they never were better."""
@@ -283,6 +294,7 @@ class BehaviorCloning(Learner):
                 with self._frozen([self.student.backbone] if frozen else []):
                     seen, metrics = self.fit(total_timesteps - self.timesteps)
                 self.timesteps += seen
+                self.converged = self.settled
                 self._check(metrics)
                 if self.timesteps >= total_timesteps and len(self.pending):
                     self.validate()
@@ -292,9 +304,8 @@ class BehaviorCloning(Learner):
 
     def _start(self) -> None:
         """Before the first update: which episodes are held out, and the statistics of what was demonstrated."""
-        if not len(self.held_out):
-            demos, fraction = self.demonstrations, self.config.validation_fraction
-            self.held_out = held_out(demos.num_episodes, fraction, np.random.default_rng(self.seed))
+        # What was ever learned from is not held out later.
+        self.held_out = held_out(self.demonstrations.num_episodes, self.config.validation_fraction, self.held_out, self.rng)
         if not self.started:
             self.student.observe(self.demonstrations.select(np.flatnonzero(~self.held_out)).observations)
             self.policy.load_state_dict(self.student.state_dict())
@@ -330,6 +341,15 @@ class BehaviorCloning(Learner):
         if self.learning:
             self.validate()
         return super().evaluate(episodes, seed) | {"score": -self.best_loss}
+
+    def conclude(self, run: Run, progress: Progress) -> dict[str, Any] | None:
+        """Go on with reinforcement learning from the clone in a run of its own, if the option `then` says so."""
+        if self.config.then is None:
+            return {}
+        after = go_on(run, self.config.then, continuation(self.config), progress)
+        if not after.summary.get("finished"):
+            return None
+        return {"then": after.path.name, "then_return": after.summary["mean_return"]}
 
     # State
 

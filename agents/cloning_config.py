@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from rltool.agents.config import PolicyConfig
 
@@ -20,7 +20,7 @@ class BCConfig(PolicyConfig):
     batch_size: PositiveInt = Field(64, description="Timesteps in a minibatch (with a memory: about so many).")
     max_grad_norm: PositiveFloat = Field(0.5, description="Gradients are scaled down to this norm.")
     ent_coef: NonNegativeFloat = Field(0.0, description="Weight of the entropy bonus in the loss.")
-    l2_coef: NonNegativeFloat = Field(0.0, description="Weight of half the squared weights in the loss.")
+    weight_decay: NonNegativeFloat = Field(0.0, description="Weight of half the squared weights in the loss.")
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="(Choices) Share of the target that goes to all actions alike."
     )
@@ -37,6 +37,20 @@ class BCConfig(PolicyConfig):
     patience: NonNegativeInt = Field(
         20, description="Passes without a better validation loss after which training ends (0: it never does)."
     )
+    then: Literal["ppo", "a2c"] | None = Field(
+        None,
+        description="Afterwards, go on with this method from the clone, in a second run NAME-METHOD: with the options "
+        "tuned for the environment, and this network.",
+    )
+    then_timesteps: PositiveInt | None = Field(
+        None, description="Budget of the second run (none: as much as its method has)."
+    )
+
+    @model_validator(mode="after")
+    def _something_follows(self) -> BCConfig:
+        if self.then is None and self.then_timesteps is not None:
+            raise ValueError("then-timesteps does nothing without --then")
+        return self
 
 
 class DAggerConfig(BCConfig):

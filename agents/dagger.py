@@ -74,13 +74,10 @@ class DAgger(BehaviorCloning):
         if self.env_id is None:
             raise UserError("dagger plays in fresh environments; give the environment by its id")
 
-    def _require_demonstrations(self) -> None:
-        """There need not be any."""
-
     def prepare(self) -> None:
         _ = self.expert
-        if self.config.demos is not None:
-            self._load(self.observation_space, self.action_space)
+        if self.config.demos is not None and self.gathered is None:
+            self.gathered = self._load(self.observation_space, self.action_space)
 
     @cached_property
     def expert(self) -> Predictor:

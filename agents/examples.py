@@ -88,11 +88,20 @@ class Examples:
             yield self.take(first)
 
 
-def held_out(num_episodes: int, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """Which episodes are not learned from, `(num_episodes,)` bool: at least one, but never the only one."""
+def held_out(num_episodes: int, fraction: float, before: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Which episodes are not learned from, `(num_episodes,)` bool: at least one, but never the only one.
+
+    Args:
+        num_episodes: Number of episodes.
+        fraction: The share that is held out.
+        before: The choice among the first episodes, which stays as it is, `(k,)` bool.
+        rng: Chooses among the others.
+    """
     count = 0 if fraction == 0 else min(max(1, round(fraction * num_episodes)), num_episodes - 1)
     chosen = np.zeros(num_episodes, bool)
-    chosen[rng.permutation(num_episodes)[:count]] = True
+    chosen[: len(before)] = before
+    others = len(before) + rng.permutation(num_episodes - len(before))
+    chosen[others[: max(0, count - chosen.sum())]] = True
     return chosen
 
 

@@ -21,6 +21,7 @@ from rltool.agents.policy import Policy, environment_actions
 from rltool.agents.return_scaler import ReturnScaler
 from rltool.agents.rollout import Rollout, RolloutCollector
 from rltool.agents.sequences import Sequences
+from rltool.agents.warm_start import CRITIC_FIRST, fit_critic_to
 from rltool.envs import get_env_state, set_env_state
 from rltool.envs.wrappers import reward_shaping
 from rltool.errors import UserError
@@ -229,8 +230,6 @@ class OnPolicyAgent(Learner):
 
     def warm_start(self, source: Run) -> None:
         """Fit the critic on the demonstrations that the policy was cloned from, if it was (see `warm_start.py`)."""
-        from rltool.agents.warm_start import CRITIC_FIRST, fit_critic_to
-
         fit_critic_to(self, source)
         self.critic_first_until = CRITIC_FIRST
 

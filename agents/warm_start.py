@@ -7,16 +7,24 @@ learns from the policy's own first timesteps before the policy begins to move.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+import torch
 from torch.nn import functional as F
 
+from rltool.agents.config import PolicyConfig
 from rltool.agents.examples import Examples
-from rltool.agents.on_policy import OnPolicyAgent
 from rltool.envs import Demonstrations, load_demonstrations
+from rltool.training.progress import Progress
 from rltool.training.run import Run
+from rltool.training.train import resume, train
 
-EPOCHS = 30
+if TYPE_CHECKING:
+    from rltool.agents.on_policy import OnPolicyAgent
+
 CRITIC_FIRST = 8_192  # Timesteps that the critic alone learns from.
+UPDATES = 2_000
 BATCH = 256
 LEARNING_RATE = 1e-3
 
@@ -25,25 +33,25 @@ def fit_critic_to(agent: OnPolicyAgent, source: Run) -> float | None:
     """Fit an agent's critic on the demonstrations that another run learned from, if it did and they hold rewards.
 
     Returns:
-        As `fit_critic`; None without demonstrations or rewards.
+        As `fit_critic`; None without demonstrations, or where their rewards are not what the agent learns from.
     """
     name = source.config["config"].get("demos")
-    if name is None:
+    if name is None or agent.replaces_rewards:
         return None
     demos = load_demonstrations(name, agent.observation_space, agent.action_space)
     return fit_critic(agent, demos) if np.isfinite(demos.rewards).all() else None
 
 
-def fit_critic(agent: OnPolicyAgent, demos: Demonstrations, epochs: int = EPOCHS) -> float:
+def fit_critic(agent: OnPolicyAgent, demos: Demonstrations, updates: int = UPDATES) -> float:
     """Fit an agent's critic on the discounted returns of demonstrations; its policy stays what it is.
 
     Args:
         agent: Its `gamma` discounts, and its return scaler (if it has one) begins with these returns.
         demos: Demonstrations with rewards.
-        epochs: Passes over them.
+        updates: Minibatches to learn from.
 
     Returns:
-        The share of the returns' variance that the critic explains in the last pass.
+        The share of the returns' variance that the critic explains afterwards.
     """
     gamma, policy = agent.config.gamma, agent.policy
     returns = returns_to_go(demos, gamma)
@@ -51,21 +59,23 @@ def fit_critic(agent: OnPolicyAgent, demos: Demonstrations, epochs: int = EPOCHS
         agent.return_scaler.norm.update(accumulated(demos, gamma))
         returns = returns / np.sqrt(agent.return_scaler.norm.var.item() + agent.return_scaler.norm.epsilon)
     examples = Examples(policy, demos, returns.astype(np.float32))
+    with torch.no_grad():
+        policy.value_head.linear.bias.fill_(returns.mean())  # Small steps would take long to get there.
     kept = agent.optimizer.learning_rate
     agent.optimizer.learning_rate = LEARNING_RATE
-    errors = 0.0
     # Where the critic reads the policy's own backbone, its last layer alone is fitted.
     with agent._frozen([policy.backbone, policy.action_head]):
-        for _ in range(epochs):
-            errors = 0.0
+        while agent.optimizer.steps < updates:
             for batch in examples.batches(BATCH, agent.rng):
-                loss = F.mse_loss(policy.values(batch.observations, batch.sequences), batch.targets)
-                agent.optimizer.step(loss)
-                errors += float(loss.detach()) * len(batch)
+                values = policy.values(batch.observations, batch.sequences)
+                agent.optimizer.step(F.mse_loss(values, batch.targets))
     agent.optimizer.reset()
     agent.optimizer.learning_rate = kept
     agent.optimizer.freeze([])
-    return 1 - errors / len(examples) / max(float(returns.var()), 1e-8)
+    with torch.no_grad():
+        batches = list(examples.batches(BATCH))
+        left = [batch.targets - policy.values(batch.observations, batch.sequences) for batch in batches]
+    return 1 - float(torch.cat(left).var(correction=0)) / max(float(returns.var()), 1e-8)
 
 
 def returns_to_go(demos: Demonstrations, gamma: float) -> np.ndarray:
@@ -92,3 +102,28 @@ def accumulated(demos: Demonstrations, gamma: float) -> np.ndarray:
             running = gamma * running + float(demos.rewards[t])
             sums[t] = running
     return sums
+
+
+def continuation(config: Any) -> dict[str, Any]:
+    """Options of a run that goes on from a clone: its network, and how long."""
+    options = {name: getattr(config, name) for name in PolicyConfig.model_fields}
+    return options | ({} if config.then_timesteps is None else {"total_timesteps": config.then_timesteps})
+
+
+def go_on(run: Run, method: str, options: dict[str, Any], progress: Progress) -> Run:
+    """Train a method from a run's policy on, in a run NAME-METHOD beside it; or go on with that.
+
+    Args:
+        run: The run; its training has finished.
+        method: The method.
+        options: Its options, where they are not those tuned for the environment.
+        progress: The display of the run, which ends here.
+    """
+    progress.stop()
+    name, path = f"{run.path.name}-{method}", run.path.parent / f"{run.path.name}-{method}"
+    if path.is_dir() and (begun := Run(path)).options.init_policy == str(run.path):
+        return resume(begun.path, progress=progress.shows)
+    same = {key: getattr(run.options, key) for key in ("seed", "device", "threads", "env_kwargs", "track")}
+    options = {"name": name, "run_dir": str(run.path.parent), "init_policy": str(run.path), **same, **options}
+    options = {key: value for key, value in options.items() if value is not None}
+    return train(method, run.data, progress=progress.shows, **options)

@@ -34,11 +34,14 @@ def resume(
 
     before = Run(run)
     done = before.summary.get("total_timesteps", 0)
-    if before.summary.get("converged"):
+    if before.summary.get("converged") and before.summary["finished"]:
         print(f"{shown(before.path)} has converged at {done:,} timesteps; there is nothing to go on with")
         return
-    if before.summary and done >= (total_timesteps or before.options.total_timesteps):
-        state = "is finished" if before.summary.get("finished") else "stands"
+    planned = before.options.total_timesteps
+    wanted = total_timesteps or planned
+    # A run that has its timesteps may still have to be concluded.
+    if before.is_finished(wanted) or (before.summary and done >= wanted and wanted < planned):
+        state = "is finished" if before.summary["finished"] else "stands"
         print(f"{shown(before.path)} {state} at {done:,} timesteps; give a larger --total-timesteps to go further")
         return
     functions: dict[str, Any] = {"shaping": shaping, "potential": potential}

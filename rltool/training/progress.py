@@ -15,6 +15,8 @@ BARS = "▁▂▃▄▅▆▇█"
 class Progress:
     """Shows nothing; the base of the others."""
 
+    shows = False
+
     def start(self, title: str, total: int, done: int = 0) -> None:
         """Begin a run of `total` timesteps, `done` of them earlier."""
 
@@ -31,7 +33,7 @@ class Progress:
 class PlainProgress(Progress):
     """One line each five seconds, for logs and pipes."""
 
-    interval = 5.0
+    shows, interval = True, 5.0
 
     def start(self, title: str, total: int, done: int = 0) -> None:
         self.total = total
@@ -54,6 +56,8 @@ class PlainProgress(Progress):
 
 class LiveProgress(Progress):
     """A panel that redraws itself: bar, return with a sparkline, length, speed, time left."""
+
+    shows = True
 
     def start(self, title: str, total: int, done: int = 0) -> None:
         from rich.console import Console
