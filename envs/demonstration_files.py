@@ -233,7 +233,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):  # NumPy takes anything else for a pickle.
         raise UserError(f"{path} is damaged, or no .npz file")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(path) as file:
             return {name: file[name] for name in file.files}
     except (*_DAMAGE, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         if "allow_pickle" in str(error):
