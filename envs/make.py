@@ -64,10 +64,9 @@ INSTALLS = {
     "gymnasium.envs.tabular.": "gymnasium[jax]",
 }
 
-# What each worker process adds to a step and, where infos are wanted, what each environment's cost on their way: pipes
-# and pickling. Measured by `python benchmarks/envs.py` on two cores of an AMD EPYC.
-PROCESS_OVERHEAD = 10e-6
-INFOS_OVERHEAD = 40e-6
+# What each worker process adds to a step, without infos and with them, which are pickled. Measured with two processes by
+# `python benchmarks/envs.py` on two free cores of an AMD EPYC: 9 to 11 microseconds, and 40 to 75.
+WORKER_OVERHEAD = {False: 10e-6, True: 60e-6}
 # Worker processes cost memory and start-up time, so they have to win clearly.
 PROCESSES_MUST_TAKE_LESS_THAN = 0.75
 
@@ -401,8 +400,7 @@ def _processes(spec: EnvSpec, num_envs: int, layers: Wrappers, options: Mapping[
     seconds = _step_seconds(spec, layers, options)
 
     def of_a_step(processes: int) -> float:
-        overhead = (processes - 1) * PROCESS_OVERHEAD + num_envs * INFOS_OVERHEAD * infos
-        return math.ceil(num_envs / processes) * seconds + overhead
+        return math.ceil(num_envs / processes) * seconds + (processes - 1) * WORKER_OVERHEAD[infos]
 
     best = min(range(2, most + 1), key=of_a_step)
     return best if of_a_step(best) < PROCESSES_MUST_TAKE_LESS_THAN * num_envs * seconds else 1

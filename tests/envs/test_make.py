@@ -134,10 +134,11 @@ def test_the_number_of_processes_follows_the_measured_rule(monkeypatch: pytest.M
     monkeypatch.setattr(make, "_free_cores", lambda: cores)
     for cores, num_envs, seconds, infos, expected in (
         (2, 8, 1e-6, True, 1),
-        (2, 8, 50e-6, True, 1),
-        (2, 8, 50e-6, False, 2),
+        (2, 8, 25e-6, True, 1),
+        (2, 8, 25e-6, False, 2),
         (2, 8, 1e-3, True, 2),
-        (16, 8, 200e-6, True, 8),
+        (16, 8, 1e-3, True, 8),
+        (16, 8, 200e-6, False, 8),
         (5, 8, 200e-6, True, 4),
         (16, 1, 1.0, False, 1),
         (1, 8, 1.0, False, 1),
