@@ -132,7 +132,8 @@ class BehaviorCloning(Learner):
                 f"{self.method} learns from demonstrations; name a file or a Minari dataset, as --demos FILE.npz "
                 "(rltool record makes them)"
             )
-        return load_demonstrations(source, observation_space, action_space, self.env_id)
+        demos = load_demonstrations(source, observation_space, action_space, self.env_id)
+        return demos.first(self.config.demos_episodes)
 
     def prepare(self) -> None:
         _ = self.demonstrations
@@ -305,7 +306,9 @@ class BehaviorCloning(Learner):
     def _start(self) -> None:
         """Before the first update: which episodes are held out, and the statistics of what was demonstrated."""
         # What was ever learned from is not held out later.
-        self.held_out = held_out(self.demonstrations.num_episodes, self.config.validation_fraction, self.held_out, self.rng)
+        self.held_out = held_out(
+            self.demonstrations.num_episodes, self.config.validation_fraction, self.held_out, self.rng
+        )
         if not self.started:
             self.student.observe(self.demonstrations.select(np.flatnonzero(~self.held_out)).observations)
             self.policy.load_state_dict(self.student.state_dict())

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from rltool.agents.config import PolicyConfig
+from rltool.networks.config import Activation
 
 
 class BCConfig(PolicyConfig):
     """Options of behavior cloning."""
 
     demos: str | None = Field(None, description="Demonstrations: a file .npz, or the name of a Minari dataset.")
+    demos_episodes: PositiveInt | None = Field(None, description="Use only the first episodes.")
+    hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(max_length=32)] = Field(
+        (128, 128), description="Widths of the hidden layers of the mlp, and of combined."
+    )
+    activation: Activation = Field("relu", description="Nonlinearity of the mlp's hidden layers.")
     normalize_observations: bool = Field(
         True, description="Shift and scale observations by the mean and deviation of those demonstrated."
     )
