@@ -172,7 +172,7 @@ class BehaviorCloning(Learner):
         if config.ent_coef:
             loss = loss - config.ent_coef * distribution.entropy().mean()
         if config.weight_decay:
-            loss = loss + config.weight_decay / 2 * self.squared_weights()
+            loss = loss + config.weight_decay / 2 * self.squared_weights() / len(self.examples[0])
         with torch.no_grad():
             agreement = self.agreement(distribution, batch).mean()
         grad_norm = self.optimizer.step(loss)
