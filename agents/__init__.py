@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 from rltool.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from rltool.agents.dagger import DAgger as DAgger
-
     from rltool.agents.a2c import A2C as A2C
     from rltool.agents.agent import Agent as Agent
     from rltool.agents.airl import AIRL as AIRL
@@ -16,6 +14,7 @@ if TYPE_CHECKING:
     from rltool.agents.config import A2CConfig as A2CConfig
     from rltool.agents.config import PPOConfig as PPOConfig
     from rltool.agents.config import REINFORCEConfig as REINFORCEConfig
+    from rltool.agents.dagger import DAgger as DAgger
     from rltool.agents.gail import GAIL as GAIL
     from rltool.agents.on_policy import OnPolicyAgent as OnPolicyAgent
     from rltool.agents.policy import Policy as Policy

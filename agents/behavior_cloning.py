@@ -305,7 +305,9 @@ class BehaviorCloning(Learner):
     def _start(self) -> None:
         """Before the first update: which episodes are held out, and the statistics of what was demonstrated."""
         # What was ever learned from is not held out later.
-        self.held_out = held_out(self.demonstrations.num_episodes, self.config.validation_fraction, self.held_out, self.rng)
+        self.held_out = held_out(
+            self.demonstrations.num_episodes, self.config.validation_fraction, self.held_out, self.rng
+        )
         if not self.started:
             self.student.observe(self.demonstrations.select(np.flatnonzero(~self.held_out)).observations)
             self.policy.load_state_dict(self.student.state_dict())

@@ -62,7 +62,6 @@ class DAggerConfig(BCConfig):
     )
     num_envs: PositiveInt = Field(4, description="Environments stepped together.")
     num_steps: PositiveInt = Field(2_000, description="Least timesteps of a round, which plays whole episodes.")
-    num_rounds: PositiveInt = Field(10, description="Rounds after which training ends, whatever the budget.")
     num_epochs: PositiveInt = Field(20, description="Most passes over all data so far that a round ends with.")
     beta: Literal["first", "linear"] = Field(
         "first",
