@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from rltool.agents.config import PolicyConfig
 from rltool.networks.config import Activation
+from rltool.training.config import RunConfig
 
 
 class BCConfig(PolicyConfig):
@@ -70,10 +71,26 @@ class DAggerConfig(BCConfig):
     )
     num_envs: PositiveInt = Field(4, description="Environments stepped together.")
     num_steps: PositiveInt = Field(2_000, description="Least timesteps of a round, which plays whole episodes.")
-    num_rounds: PositiveInt = Field(10, description="Rounds after which training ends, whatever the budget.")
     num_epochs: PositiveInt = Field(20, description="Most passes over all data so far that a round ends with.")
     beta: Literal["first", "linear"] = Field(
         "first",
         description="How often the expert acts: in the first round alone (without demonstrations), or less and less.",
     )
     beta_rounds: PositiveInt = Field(5, description="(beta linear) Rounds until the expert acts no more.")
+
+
+class CloningRunConfig(RunConfig):
+    """A run whose timesteps are those of demonstrations, each as often as it was learned from."""
+
+    total_timesteps: PositiveInt = Field(
+        300_000, description="Timesteps of demonstrations to learn from, over all passes; it may converge before."
+    )
+    log_freq: PositiveInt = Field(10_000, description="Timesteps between two rows of metrics.csv.")
+    eval_freq: NonNegativeInt = Field(50_000, description="Timesteps between two evaluations; 0: never.")
+
+
+class DAggerRunConfig(RunConfig):
+    """A run of a few rounds."""
+
+    total_timesteps: PositiveInt = Field(20_000, description="Timesteps of the environment, over all rounds.")
+    eval_freq: NonNegativeInt = Field(5_000, description="Timesteps between two evaluations; 0: never.")

@@ -18,14 +18,14 @@ from gymnasium.vector import VectorEnv
 
 from rltool.agents.behavior_cloning import BehaviorCloning
 from rltool.agents.cloning_config import DAggerConfig
-from rltool.agents.evaluation import Predictor, for_evaluation
+from rltool.agents.evaluation import Predictor, fits, for_evaluation
 from rltool.agents.learner import Callback, Metrics, UpdateMetrics
 from rltool.agents.loading import load_agent
 from rltool.agents.policy import action_widths
 from rltool.agents.recording import record
 from rltool.envs import Demonstrations
 from rltool.errors import UserError
-from rltool.networks.observations import interchangeable, restore_observations
+from rltool.networks.observations import as_tensors, restore_observations
 from rltool.training.checkpoint import State
 from rltool.trees import map_tree, named_leaves
 
@@ -68,8 +68,9 @@ class DAgger(BehaviorCloning):
         self._given_expert = expert
         self.rounds = 0
         self.gathered: Demonstrations | None = None
+        self.figures: Metrics = {}
+        self.disagreement: dict[str, float] = {}
         self.drift: dict[str, np.ndarray] = {}
-        self.disagreement = float("nan")
         super().__init__(env, config, **arguments)
         if self.env_id is None:
             raise UserError("dagger plays in fresh environments; give the environment by its id")
@@ -89,8 +90,8 @@ class DAgger(BehaviorCloning):
         expert = self._given_expert if self._given_expert is not None else load_agent(str(self.config.expert))
         for name in ("observation_space", "action_space"):
             mine, theirs = getattr(self, name), getattr(expert, name, None)
-            if theirs is not None and not interchangeable(mine, theirs):
-                raise UserError(f"the expert's {name.replace('_', ' ')} is {theirs}, not {mine}")
+            if theirs is not None and not fits(mine, theirs):
+                raise UserError(f"the expert does not fit: its {name.replace('_', ' ')} is {theirs}, not {mine}")
         return expert
 
     @property
@@ -109,7 +110,7 @@ class DAgger(BehaviorCloning):
         *,
         resume: bool = False,
     ) -> Self:
-        """Go on for as many rounds as fit into `total_timesteps` of the environment, and at most `num_rounds`.
+        """Go on, round by round, for `total_timesteps` of the environment.
 
         Args:
             total_timesteps: Budget; the last round begins before it is used up, and plays its episodes to the end.
@@ -121,18 +122,18 @@ class DAgger(BehaviorCloning):
         """
         callbacks = self._begin(total_timesteps, callback, resume)
         with self._own_torch_rng():
-            while self.timesteps < total_timesteps and not self.converged:
+            while self.timesteps < total_timesteps:
                 metrics = self.round()
                 self._check(metrics)
-                self.converged = self.rounds >= self.config.num_rounds
                 if not self._goes_on(callbacks, metrics):
                     break
         return self
 
     def round(self) -> UpdateMetrics:
         """Act, ask, aggregate, clone; returns the round's metrics by their `train/` names."""
-        if self.gathered is None and self.config.demos is not None:
-            self.gathered = self._load(self.observation_space, self.action_space)
+        self.prepare()
+        if self.gathered is not None and not self.started:
+            self.clone()  # Of the demonstrations given: the first to act.
         beta = self.beta()
         met = self.play(beta)
         answers = ask(self.expert, met)
@@ -141,6 +142,10 @@ class DAgger(BehaviorCloning):
         self.gathered = join(self.gathered, answers)
         if self.started:  # Else cloning begins with the statistics of what there is.
             self.student.observe(met.observations)
+        self.figures = {
+            "rollout/ep_rew_mean": float(met.returns.mean()),
+            "rollout/ep_len_mean": float(met.lengths.mean()),
+        }
         self.timesteps += len(met)
         self.rounds += 1
         return self.clone()
@@ -164,17 +169,14 @@ class DAgger(BehaviorCloning):
     def clone(self) -> UpdateMetrics:
         """Behavior cloning of everything gathered, from the present weights on."""
         self.__dict__.pop("examples", None)
-        self.held_out, self.pending = np.zeros(0, bool), np.zeros(0, np.int64)
-        self.epochs, self.stale_epochs, self.best_loss = 0, 0, float("inf")
+        self.pending, self.stale_epochs, self.best_loss = np.zeros(0, np.int64), 0, float("inf")
         self._start()
+        end, before = self.epochs + self.config.num_epochs, self.updates
         sums: UpdateMetrics = {}
-        updates, patience = 0, self.config.patience
-        while self.epochs < self.config.num_epochs and not 0 < patience <= self.stale_epochs:
+        while self.epochs < end and not self.settled:
             _, metrics = self.fit(len(self.demonstrations))
             sums = {name: sums.get(name, 0.0) + value for name, value in metrics.items()}
-            updates += 1
-        means: UpdateMetrics = {name: total / updates for name, total in sums.items()}
-        return means | ({"disagreement": self.disagreement} if self.drift else {})
+        return {name: total / (self.updates - before) for name, total in sums.items()}
 
     def _compare(self, met: Demonstrations, answers: Demonstrations) -> None:
         """How far the learner's actions are from the expert's, on what was met: in all, and along the episode."""
@@ -184,46 +186,44 @@ class DAgger(BehaviorCloning):
             apart = gaps.mean(1)
         else:
             apart = (own != answers.actions).reshape(len(met), -1).any(1).astype(np.float64)
-        self.disagreement = float(apart.mean())
         t = np.concatenate([np.arange(length) for length in met.lengths])
-        drift = np.bincount(t, apart) / np.bincount(t)
+        drift, mean = np.bincount(t, apart) / np.bincount(t), float(apart.mean())
         self.drift = {"first": self.drift.get("first", drift), "last": drift}
+        self.disagreement = {"first": self.disagreement.get("first", mean), "last": mean}
 
     def metrics(self) -> Metrics:
-        return super().metrics() | {"train/rounds": self.rounds, "train/gathered": len(self.demonstrations)}
+        metrics = super().metrics() | self.figures | {"train/rounds": self.rounds}
+        return metrics | ({"train/disagreement": self.disagreement["last"]} if self.disagreement else {})
 
     def evaluate(self, episodes: int, seed: int) -> Metrics:
         """As every learner; the latest weights, which have seen most, count as the best."""
         return super().evaluate(episodes, seed) | {"score": 0.0}
 
     def conclude(self, run: Run, progress: Progress) -> dict[str, Any] | None:
-        """Draw where the learner drifted off, and where it does at the end."""
+        """Draw where the learner drifted off at first, and where it does at the end."""
         if not self.drift:
-            return {}
+            return super().conclude(run, progress)
         from rltool.training.plotting import draw_drift
 
         draw_drift(run, self.drift)
-        first, last = (float(self.drift[name].mean()) for name in ("first", "last"))
-        return {"first_disagreement": first, "last_disagreement": last}
+        figures = {f"{name}_disagreement": value for name, value in self.disagreement.items()}
+        more = super().conclude(run, progress)
+        return None if more is None else figures | more
 
     # State
 
     def checkpoint(self) -> State:
         state = super().checkpoint()
-        state.values |= {"rounds": self.rounds, "disagreement": self.disagreement if self.drift else None}
+        state.values |= {"rounds": self.rounds, "figures": self.figures, "disagreement": self.disagreement}
         state.add("drift", {name: torch.from_numpy(values.copy()) for name, values in self.drift.items()})
         if self.gathered is not None:
             gathered = self.gathered
             arrays = {
-                **named_leaves(gathered.observations, "observations"),
-                **named_leaves(gathered.final_observations, "finals"),
-                "actions": gathered.actions,
-                "rewards": gathered.rewards,
-                "ends": gathered.ends,
-                "terminated": gathered.terminated,
+                **named_leaves(as_tensors(gathered.observations), "observations"),
+                **named_leaves(as_tensors(gathered.final_observations), "finals"),
+                **{name: as_tensors(getattr(gathered, name)) for name in ("actions", "rewards", "ends", "terminated")},
             }
-            arrays = {name: array for name, array in arrays.items() if array is not None}
-            state.add("gathered", {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+            state.add("gathered", {name: tensor for name, tensor in arrays.items() if tensor is not None})
         return state
 
     def restore(self, state: State) -> bool:
@@ -241,9 +241,9 @@ class DAgger(BehaviorCloning):
                 restore_observations(self.observation_space, arrays, "finals") if finals else None,
                 self.env_id,
             )
-        self.rounds = state.values["rounds"]
+        self.rounds, self.figures = state.values["rounds"], state.values["figures"]
+        self.disagreement = state.values["disagreement"]
         self.drift = {name: tensor.numpy().copy() for name, tensor in state.take("drift").items()}
-        self.disagreement = float("nan") if state.values["disagreement"] is None else state.values["disagreement"]
         return super().restore(state)
 
 

@@ -253,7 +253,7 @@ def check_spaces(agent: Any, env_id: str, env_kwargs: Mapping[str, Any] | None =
     try:
         for name in ("observation_space", "action_space"):
             mine, theirs = getattr(agent, name, None), getattr(env, name)
-            if mine is not None and not _fits(mine, theirs):
+            if mine is not None and not fits(mine, theirs):
                 raise UserError(
                     f"{env_id} does not fit this agent: its {name.replace('_', ' ')} is {theirs}, not {mine}"
                 )
@@ -278,7 +278,8 @@ def with_masks(agent: Any, env_kwargs: Mapping[str, Any] | None) -> dict[str, An
     return {"action_masks": masked, **(env_kwargs or {})}
 
 
-def _fits(mine: gym.Space, theirs: gym.Space) -> bool:
+def fits(mine: gym.Space, theirs: gym.Space) -> bool:
+    """Whether an agent of one space can read the other; of an image, channels may come first or last."""
     if is_image(mine) and is_image(theirs):
         # Sorted: an SB3 agent for images has its channels first where the environment may have them last.
         return sorted(mine.shape or ()) == sorted(theirs.shape or ())

@@ -1,6 +1,6 @@
 """The agents as methods of `rltool train`."""
 
-from rltool.agents.cloning_config import BCConfig, DAggerConfig
+from rltool.agents.cloning_config import BCConfig, CloningRunConfig, DAggerConfig, DAggerRunConfig
 from rltool.agents.config import A2CConfig, PPOConfig, REINFORCEConfig
 from rltool.agents.extensions import with_extensions
 from rltool.agents.imitation_config import AIRLConfig, GAILConfig
@@ -13,6 +13,6 @@ a2c = Method(with_extensions(A2CConfig), "rltool.agents.a2c:A2C", presets=PRESET
 ppo = Method(with_extensions(PPOConfig), "rltool.agents.ppo:PPO", presets=PRESETS["ppo"])
 gail = Method(GAILConfig, "rltool.agents.gail:GAIL", presets=PRESETS["gail"])
 airl = Method(AIRLConfig, "rltool.agents.airl:AIRL", presets=PRESETS["airl"])
-bc = Method(BCConfig, "rltool.agents.behavior_cloning:BehaviorCloning")
-dagger = Method(DAggerConfig, "rltool.agents.dagger:DAgger")
+bc = Method(BCConfig, "rltool.agents.behavior_cloning:BehaviorCloning", run=CloningRunConfig)
+dagger = Method(DAggerConfig, "rltool.agents.dagger:DAgger", run=DAggerRunConfig)
 maxent_irl = Method(MaxEntIRLConfig, "rltool.agents.maxent_irl:MaxEntIRL", run=IterationsConfig)

@@ -126,17 +126,28 @@ def report(run: Any) -> None:
         f"{summary['total_timesteps']:,} timesteps in {summary['seconds']:.1f} s "
         f"({summary['timesteps_per_second']:,.0f} timesteps/s)"
         + (f", best return {result:.1f}" if result is not None else "")
-        + "".join(f"\n{sentence}" for sentence in [*verdict(summary), *drift(summary)])
+        + "".join(f"\n{sentence}" for sentence in [*verdict(summary), *disagreement(summary), *continued(summary)])
         + f"\nwatch it:  rltool eval {shown(run.path)} --render human\nfilm it:   rltool eval {shown(run.path)} --video"
     )
 
 
-def drift(summary: dict[str, Any]) -> list[str]:
+def disagreement(summary: dict[str, Any]) -> list[str]:
     """What a summary says of DAgger's rounds, in a sentence."""
     if "last_disagreement" not in summary:
         return []
     first, last = summary["first_disagreement"], summary["last_disagreement"]
-    return [f"disagreed with the expert at {first:.1%} of its timesteps as a plain clone, at {last:.1%} now: drift.png"]
+    return [
+        f"disagreement with the expert: {first:.1%} in the first round of its own, {last:.1%} in the last "
+        "(drift.png shows it along the episode)"
+    ]
+
+
+def continued(summary: dict[str, Any]) -> list[str]:
+    """What a summary says of the run that went on from this one, in a sentence."""
+    if "then" not in summary:
+        return []
+    result = summary["then_return"]
+    return [f"went on in {summary['then']}" + (f", best return {result:.1f}" if result is not None else "")]
 
 
 def _train_seeds(name: str, data: str, seeds: str, options: dict[str, Any], as_json: bool) -> None:

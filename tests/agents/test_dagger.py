@@ -61,12 +61,12 @@ def ridge():
     del gym.registry["Ridge-v0"]
 
 
-OPTIONS = {"num_steps": 80, "num_envs": 2, "num_rounds": 3, "num_epochs": 5, "batch_size": 32, "hidden_sizes": (16,)}
+OPTIONS = {"num_steps": 80, "num_envs": 2, "num_epochs": 5, "batch_size": 32, "hidden_sizes": (16,)}
 
 
 def test_it_learns_what_the_expert_would_do_everywhere():
-    agent = DAgger("Ridge-v0", expert=Expert(), **OPTIONS).learn(100_000)
-    assert agent.converged
+    agent = DAgger("Ridge-v0", expert=Expert(), **OPTIONS).learn(200)
+    assert agent.timesteps >= 200
     assert agent.rounds == 3
     places = np.array([[-4.0], [-1.0], [1.0], [4.0]], np.float32)
     assert agent.predict(places, deterministic=True)[0].tolist() == [1, 1, 0, 0]
@@ -139,7 +139,7 @@ def test_joining_keeps_what_all_know():
 def test_a_run_goes_on_bit_for_bit_and_draws_the_drift(tmp_path):
     rltool.train("ppo", "CartPole-v1", total_timesteps=2_048, run_dir=str(tmp_path), name="expert", eval_freq=0)
     options = {"expert": str(tmp_path / "expert"), "run_dir": str(tmp_path), "eval_freq": 0, "total_timesteps": 1_200}
-    options |= {"num_steps": 200, "num_epochs": 2, "num_rounds": 20}
+    options |= {"num_steps": 200, "num_epochs": 2}
     straight = rltool.train("dagger", "CartPole-v1", name="straight", **options)
     stopped = rltool.train(
         "dagger", "CartPole-v1", name="stopped", callback=lambda learner, _: learner.rounds < 2, **options
@@ -158,7 +158,7 @@ def test_mistakes(tmp_path):
         rltool.train("dagger", "CartPole-v1", run_dir=str(tmp_path / "runs"))
     with pytest.raises(UserError, match="nowhere"):
         rltool.train("dagger", "CartPole-v1", expert=str(tmp_path / "nowhere"), run_dir=str(tmp_path / "runs"))
-    with pytest.raises(UserError, match="observation space is"):
+    with pytest.raises(UserError, match="its observation space is"):
         DAgger("CartPole-v1", expert=Expert()).prepare()
     assert not (tmp_path / "runs").exists()
     with pytest.raises(UserError, match="by its id"):
