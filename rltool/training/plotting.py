@@ -44,7 +44,8 @@ def draw_learning_curve(run: Run) -> Path:
     steps, returns = curve(run, "eval/mean_return")
     if len(steps):
         axes.plot(steps, returns, "o-", markersize=4, label=f"evaluation ({run.options.eval_episodes} episodes)")
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
     path = run.path / "learning_curve.png"
     figure.savefig(path)
     return path
