@@ -10,7 +10,7 @@ import pytest
 
 import rltool
 from rltool.agents import MaxEntIRL
-from rltool.agents.maxent_irl import MaximumEntropy, Problem, margin_weights
+from rltool.agents.irl_objectives import MaximumEntropy, Problem, margin_weights
 from rltool.agents.planning import occupancy, plan, value
 from rltool.agents.recording import record
 from rltool.agents.reward_metrics import pearson
