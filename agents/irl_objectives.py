@@ -27,7 +27,7 @@ that is the larger the less they do what the teacher did; 3. the next actor is o
     loss_i = sum_sa d(s, a) (1 - pi_i(a | s))
     minimize  l2 / 2 |theta|^2 + n / 2 slack^2    such that    theta . (f_teacher - f_i) >= loss_i - slack   for all i
 
-until an actor gets the same as the teacher, or is no worse than the margin asks.
+until an actor gets the same as the teacher, or is beaten by its margin although the reward did not know it.
 """
 
 from __future__ import annotations
@@ -230,8 +230,8 @@ class MaximumMargin:
         if gap < self.figures["feature_gap"]:
             self.theta, self.policy = theta, policy
             self.figures = {"feature_gap": gap, "agreement": 1 - loss, "slack": slack}
-        worse_already = bool(theta @ shortfall >= loss - slack - 1e-9)
-        self.converged = gap <= self.tolerance or worse_already
+        beaten_already = bool(theta @ shortfall >= loss - slack - 1e-9)
+        self.converged = gap <= self.tolerance or beaten_already
         self.shortfalls = np.concatenate((self.shortfalls, shortfall[None]))
         self.losses = np.append(self.losses, loss)
         self.weights = np.append(self.weights, 0.0)
