@@ -63,6 +63,8 @@ class IterationsConfig(RunConfig):
         for name in ("init_backbone", "freeze_backbone"):
             if getattr(self, name):
                 raise ValueError(f"the policy is a table and has no backbone; leave {name.replace('_', '-')} out")
+        if self.init_policy:
+            raise ValueError("the policy follows from the reward, and starts from no other; leave init-policy out")
         for name in ("shaping", "potential"):
             if getattr(self, name):
                 raise ValueError(f"the environment's rewards are not looked at; leave {name} out")

@@ -39,11 +39,13 @@ def draw_learning_curve(run: Run) -> Path:
     """Draw `learning_curve.png`: return of training episodes, and of evaluations."""
     figure, axes = _axes(f"{run.method} on {run.data}", "return")
     steps, returns = curve(run, "rollout/ep_rew_mean")
-    axes.plot(steps, returns, label="training (last 100 episodes)")
+    if len(steps):
+        axes.plot(steps, returns, label="training (last 100 episodes)")
     steps, returns = curve(run, "eval/mean_return")
     if len(steps):
         axes.plot(steps, returns, "o-", markersize=4, label=f"evaluation ({run.options.eval_episodes} episodes)")
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
     path = run.path / "learning_curve.png"
     figure.savefig(path)
     return path

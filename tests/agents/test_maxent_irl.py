@@ -10,7 +10,7 @@ import pytest
 
 import rltool
 from rltool.agents import MaxEntIRL
-from rltool.agents.maxent_irl import MaximumEntropy, Problem, margin_weights
+from rltool.agents.irl_objectives import MaximumEntropy, Problem, margin_weights
 from rltool.agents.planning import occupancy, plan, value
 from rltool.agents.recording import record
 from rltool.agents.reward_metrics import pearson
@@ -304,7 +304,13 @@ def test_mistakes(lake, lake_file):
         )
     with pytest.raises(UserError, match="--env-arg that it was recorded with"):
         rltool.train("maxent-irl", "FrozenLake-v1", demos=lake_file, env_kwargs={"is_slippery": False})
-    for name, option in (("init_backbone", "x"), ("freeze_backbone", 3), ("shaping", "a:b"), ("potential", "a:b")):
+    for name, option in (
+        ("init_backbone", "x"),
+        ("init_policy", "x"),
+        ("freeze_backbone", 3),
+        ("shaping", "a:b"),
+        ("potential", "a:b"),
+    ):
         with pytest.raises(UserError, match=f"leave {name.replace('_', '-')} out"):
             rltool.train("maxent-irl", "FrozenLake-v1", demos=lake_file, **{name: option})
 
