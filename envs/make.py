@@ -64,8 +64,8 @@ INSTALLS = {
     "gymnasium.envs.tabular.": "gymnasium[jax]",
 }
 
-# What each worker process adds to a step, without infos and with them, which are pickled. Measured with two processes by
-# `python benchmarks/envs.py` on two free cores of an AMD EPYC: 9 to 11 microseconds, and 40 to 75.
+# What each worker process adds to a step, without infos and with them, which are pickled. Measured by
+# `python benchmarks/envs.py` with two processes on two cores of an AMD EPYC: 9 to 11 microseconds, and 40 to 75.
 WORKER_OVERHEAD = {False: 10e-6, True: 60e-6}
 # Worker processes cost memory and start-up time, so they have to win clearly.
 PROCESSES_MUST_TAKE_LESS_THAN = 0.75
