@@ -64,8 +64,8 @@ INSTALLS = {
     "gymnasium.envs.tabular.": "gymnasium[jax]",
 }
 
-# What each worker process adds to a step, without infos and with them, which are pickled. Measured with two processes
-# by `python benchmarks/envs.py` on two free cores of an AMD EPYC: 9 to 11 microseconds, and 40 to 75.
+# What each worker process adds to a step, without infos and with them, which are pickled. Measured by
+# `python benchmarks/envs.py` with two processes on two cores of an AMD EPYC: 9 to 11 microseconds, and 40 to 75.
 WORKER_OVERHEAD = {False: 10e-6, True: 60e-6}
 # Worker processes cost memory and start-up time, so they have to win clearly.
 PROCESSES_MUST_TAKE_LESS_THAN = 0.75
@@ -305,23 +305,12 @@ def _check_options(spec: EnvSpec, options: Mapping[str, Any]) -> None:
         return
     if mode not in (*modes, *(f"{name}_list" for name in modes), *["human"] * ("rgb_array" in modes)):
         raise UserError(f"environment '{spec.id}' cannot render as '{mode}'; choose one of {', '.join(modes)}")
-    if mode == "human":
-        check_display()
-
-
-def check_display() -> None:
-    """Refuse to open a window where there is no display.
-
-    Raises:
-        UserError: There is none.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")):
-        raise UserError(
-            "rendering for a human needs a display, and there is none (neither DISPLAY nor WAYLAND_DISPLAY is"
-            " set); render as 'rgb_array' into a video, or run under xvfb-run"
-        )
+    if mode == "human" and sys.platform.startswith("linux"):
+        if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")):
+            raise UserError(
+                "rendering for a human needs a display, and there is none (neither DISPLAY nor WAYLAND_DISPLAY is"
+                " set); render as 'rgb_array' into a video, or run under xvfb-run"
+            )
 
 
 def _takes(creator: str | Callable[..., Any], names: Sequence[str] | Mapping[str, Any]) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from math import inf
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rltool.cli.completion import complete_run
+from rltool.cli.functions import Potential, Shaping, given_functions
 
 if TYPE_CHECKING:
     from rltool.training.reproduce import Reproduction
@@ -27,12 +28,8 @@ def reproduce(
     name: Annotated[
         str | None, typer.Option("--name", help="Name of the repetition.", show_default="<run>-again")
     ] = None,
-    shaping: Annotated[
-        str | None, typer.Option("--shaping", metavar="MODULE:FUNCTION", help="The run's shaping function, once more.")
-    ] = None,
-    potential: Annotated[
-        str | None, typer.Option("--potential", metavar="MODULE:FUNCTION", help="The run's potential, once more.")
-    ] = None,
+    shaping: Shaping = None,
+    potential: Potential = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
@@ -41,8 +38,7 @@ def reproduce(
     from rltool.training.reproduce import reproduce as repeat
     from rltool.training.run import shown
 
-    functions: dict[str, Any] = {"shaping": shaping, "potential": potential}
-    given = {name: function for name, function in functions.items() if function is not None}
+    given = given_functions(shaping, potential)
     result = repeat(run, run_dir=run_dir, name=name, progress=not quiet and not json_, **given)
     picture = draw_reproduction(result.original, result.repeated)
     if json_:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from rltool.cli.completion import complete_run
+from rltool.cli.functions import Potential, Shaping, given_functions
 
 
 def resume(
@@ -19,12 +20,8 @@ def resume(
     total_timesteps: Annotated[
         int | None, typer.Option("--total-timesteps", "-n", help="Go on up to here.", show_default="the run's", min=1)
     ] = None,
-    shaping: Annotated[
-        str | None, typer.Option("--shaping", metavar="MODULE:FUNCTION", help="The run's shaping function, once more.")
-    ] = None,
-    potential: Annotated[
-        str | None, typer.Option("--potential", metavar="MODULE:FUNCTION", help="The run's potential, once more.")
-    ] = None,
+    shaping: Shaping = None,
+    potential: Potential = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Go on with a run from its last checkpoint."""
@@ -44,9 +41,7 @@ def resume(
         state = "is finished" if before.summary["finished"] else "stands"
         print(f"{shown(before.path)} {state} at {done:,} timesteps; give a larger --total-timesteps to go further")
         return
-    functions: dict[str, Any] = {"shaping": shaping, "potential": potential}
-    given = {name: function for name, function in functions.items() if function is not None}
-    after = go_on(before.path, total_timesteps, progress=not quiet, **given)
+    after = go_on(before.path, total_timesteps, progress=not quiet, **given_functions(shaping, potential))
     if not after.summary["finished"]:
         done = after.summary["total_timesteps"]
         print(f"stopped at timestep {done:,}; go on with: {after.resume_command}")

@@ -145,6 +145,7 @@ class Recurrent(SequenceBackbone):
     """
 
     name = "recurrent"
+    core_class: Any  # PyTorch's module, or one that is called in the same way
     cell: Callable[[list[np.ndarray], np.ndarray, State], State]
     state_names: tuple[str, ...] = ("h",)
 
@@ -155,18 +156,13 @@ class Recurrent(SequenceBackbone):
         super().__init__(config, space, config.model_size * (1 + config.bidirectional), tokens)
         in_features = (space.shape or ())[-1] if tokens else self.encoder.out_features
         dropout = config.dropout if config.num_layers > 1 else 0.0
-        self.core = self.core_class(config)(
+        self.core = self.core_class(
             in_features, config.model_size, config.num_layers, dropout=dropout, bidirectional=config.bidirectional
         )
         if config.init == "orthogonal":
             for name, parameter in self.core.named_parameters():
                 (nn.init.zeros_ if "bias" in name else nn.init.orthogonal_)(parameter)
         self._weights: tuple[int, list[list[np.ndarray]]] | None = None
-
-    @staticmethod
-    def core_class(config: BackboneConfig) -> Callable[..., Any]:
-        """PyTorch's module, or one that is called in the same way."""
-        raise TypeError("a recurrent network lacks its core")
 
     def initial_state(self, batch: int) -> Tree | None:
         if not self.has_memory:
@@ -225,12 +221,9 @@ class LSTM(Recurrent):
     """Long short-term memory (Hochreiter & Schmidhuber, 1997; with a forget gate, Gers et al., 2000)."""
 
     name = "lstm"
+    core_class = nn.LSTM
     cell = staticmethod(lstm_cell)
     state_names = ("h", "c")
-
-    @staticmethod
-    def core_class(config: BackboneConfig) -> Callable[..., Any]:
-        return nn.LSTM
 
 
 class GRULayer(torch.autograd.Function):
@@ -306,11 +299,8 @@ class GRU(Recurrent):
     """The gated recurrent unit (Cho et al., 2014)."""
 
     name = "gru"
+    core_class = GRUCore
     cell = staticmethod(gru_cell)
-
-    @staticmethod
-    def core_class(config: BackboneConfig) -> Callable[..., Any]:
-        return GRUCore
 
 
 class JordanCore(nn.Module):
@@ -344,11 +334,13 @@ class RNN(Recurrent):
     """A simple recurrent network: its hidden layer is fed back what it put out (Elman, 1990) or the output (Jordan)."""
 
     name = "rnn"
+    core_class = nn.RNN
     cell = staticmethod(elman_cell)
 
-    @staticmethod
-    def core_class(config: BackboneConfig) -> Callable[..., Any]:
-        return JordanCore if config.rnn == "jordan" else nn.RNN
+    def __init__(self, config: BackboneConfig, space: gym.Space) -> None:
+        if config.rnn == "jordan":
+            self.core_class = JordanCore
+        super().__init__(config, space)
 
     def step_as_numpy(self) -> NumpyStep:
         jordan = self.config.rnn == "jordan"
