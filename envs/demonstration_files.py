@@ -178,7 +178,7 @@ def _read_minari(source: str) -> Demonstrations:
             terminated if notes.get("terminated", True) else None,
             final if notes.get("final", True) else None,
             notes.get("env_id") or (dataset.env_spec.id if dataset.env_spec else None),
-            notes.get("env_kwargs") or {},
+            dict(notes.get("env_kwargs") or {}),
             name,
         )
     except _DAMAGE as error:
@@ -197,6 +197,7 @@ def _read_npz(path: Path, observation_space: gym.Space | None, action_space: gym
     try:
         if NOTES in arrays:
             notes = json.loads(str(arrays[NOTES]))
+            notes["env_kwargs"] = dict(notes["env_kwargs"])
             observation_space = space_from_json(notes["observation_space"])
             action_space = space_from_json(notes["action_space"])
     except _DAMAGE as error:
@@ -223,7 +224,7 @@ def _read_npz(path: Path, observation_space: gym.Space | None, action_space: gym
         terminated,
         _tree(path, arrays, "final_observations", observation_space) if "final_observations" in there else None,
         notes.get("env_id"),
-        notes.get("env_kwargs") or {},
+        notes.get("env_kwargs", {}),
         str(path),
     )
 

@@ -49,15 +49,13 @@ def demos(
         return
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--plot ends in .png, .svg or .pdf; not '{plot}'")
-    if env is None:
-        loaded = load_demonstrations(name)
-    else:
+    loaded = load_demonstrations(name, env_id=env)
+    if env is not None:
         from rltool.envs import make_env
 
-        loaded = load_demonstrations(name)
-        made = make_env(env, action_masks=True, **loaded.env_kwargs)
+        made = make_env(env, **{"action_masks": True, **loaded.env_kwargs})
         made.close()
-        loaded = load_demonstrations(name, made.observation_space, made.action_space, env)
+        loaded = load_demonstrations(name, made.observation_space, made.action_space)
     figures = describe(loaded)
     if json_:
         print(json.dumps(figures))
