@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rltool.agents.config import REINFORCEConfig as REINFORCEConfig
     from rltool.agents.dagger import DAgger as DAgger
     from rltool.agents.gail import GAIL as GAIL
+    from rltool.agents.maxent_config import MaxEntIRLConfig as MaxEntIRLConfig
+    from rltool.agents.maxent_irl import MaxEntIRL as MaxEntIRL
     from rltool.agents.on_policy import OnPolicyAgent as OnPolicyAgent
     from rltool.agents.policy import Policy as Policy
     from rltool.agents.ppo import PPO as PPO
@@ -35,6 +37,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "cloning_config": ["BCConfig", "DAggerConfig"],
         "config": ["A2CConfig", "PPOConfig", "REINFORCEConfig"],
         "dagger": ["DAgger"],
+        "maxent_config": ["MaxEntIRLConfig"],
+        "maxent_irl": ["MaxEntIRL"],
         "on_policy": ["OnPolicyAgent"],
         "policy": ["Policy"],
         "ppo": ["PPO"],

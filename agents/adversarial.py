@@ -122,8 +122,7 @@ class DemonstrationReward(Extension):
         """The demonstrations, spoiled if this is a control."""
         agent, config = self.agent, self.config
         demos = load_demonstrations(config.demos, agent.observation_space, agent.action_space, agent.env_id)
-        if config.demos_episodes is not None:
-            demos = demos.select(np.arange(min(config.demos_episodes, demos.num_episodes)))
+        demos = demos.first(config.demos_episodes)
         return shuffled(demos, agent.seed) if config.demos_control == "shuffled" else demos
 
     @cached_property

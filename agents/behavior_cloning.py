@@ -132,7 +132,8 @@ class BehaviorCloning(Learner):
                 f"{self.method} learns from demonstrations; name a file or a Minari dataset, as --demos FILE.npz "
                 "(rltool record makes them)"
             )
-        return load_demonstrations(source, observation_space, action_space, self.env_id)
+        demos = load_demonstrations(source, observation_space, action_space, self.env_id)
+        return demos.first(self.config.demos_episodes)
 
     def prepare(self) -> None:
         _ = self.demonstrations
@@ -171,7 +172,7 @@ class BehaviorCloning(Learner):
         if config.ent_coef:
             loss = loss - config.ent_coef * distribution.entropy().mean()
         if config.weight_decay:
-            loss = loss + config.weight_decay / 2 * self.squared_weights()
+            loss = loss + config.weight_decay / 2 * self.squared_weights() / len(self.examples[0])
         with torch.no_grad():
             agreement = self.agreement(distribution, batch).mean()
         grad_norm = self.optimizer.step(loss)

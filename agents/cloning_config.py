@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from rltool.agents.config import PolicyConfig
+from rltool.training.config import RunConfig
+from rltool.networks.config import Activation
 
 
 class BCConfig(PolicyConfig):
     """Options of behavior cloning."""
 
     demos: str | None = Field(None, description="Demonstrations: a file .npz, or the name of a Minari dataset.")
+    demos_episodes: PositiveInt | None = Field(None, description="Use only the first episodes.")
+    hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(max_length=32)] = Field(
+        (128, 128), description="Widths of the hidden layers of the mlp, and of combined."
+    )
+    activation: Activation = Field("relu", description="Nonlinearity of the mlp's hidden layers.")
     normalize_observations: bool = Field(
         True, description="Shift and scale observations by the mean and deviation of those demonstrated."
     )
@@ -20,7 +27,9 @@ class BCConfig(PolicyConfig):
     batch_size: PositiveInt = Field(64, description="Timesteps in a minibatch (with a memory: about so many).")
     max_grad_norm: PositiveFloat = Field(0.5, description="Gradients are scaled down to this norm.")
     ent_coef: NonNegativeFloat = Field(0.0, description="Weight of the entropy bonus in the loss.")
-    weight_decay: NonNegativeFloat = Field(0.0, description="Weight of half the squared weights in the loss.")
+    weight_decay: NonNegativeFloat = Field(
+        5.0, description="Weight of half the squared weights, against the log-likelihood of all demonstrations."
+    )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="(Choices) Share of the target that goes to all actions alike."
     )
@@ -68,3 +77,22 @@ class DAggerConfig(BCConfig):
         description="How often the expert acts: in the first round alone (without demonstrations), or less and less.",
     )
     beta_rounds: PositiveInt = Field(5, description="(beta linear) Rounds until the expert acts no more.")
+
+
+class CloningRunConfig(RunConfig):
+    """A run whose timesteps are timesteps of demonstrations."""
+
+    total_timesteps: PositiveInt = Field(
+        300_000, description="Budget: timesteps of demonstrations that are learned from, again and again."
+    )
+    log_freq: PositiveInt = Field(5_000, description="Timesteps between two rows of metrics.csv.")
+    eval_freq: NonNegativeInt = Field(50_000, description="Timesteps between two evaluations; 0: never.")
+
+
+class DAggerRunConfig(RunConfig):
+    """A run whose timesteps an expert is asked about."""
+
+    total_timesteps: PositiveInt = Field(
+        20_000, description="Budget: timesteps played, whose last episodes are played to the end."
+    )
+    eval_freq: NonNegativeInt = Field(5_000, description="Timesteps between two evaluations; 0: never.")

@@ -162,7 +162,7 @@ def play(
         reward_scale: What the critic's rewards were multiplied by.
     """
     config, policy = agent.config, agent.policy
-    options = {"action_masks": policy.masked, **(env_kwargs or {})}
+    options = {"action_masks": policy.masked, "infos": False, **(env_kwargs or {})}
     env = make_vector_env(env_id, episodes, seed=seed, **options)
     try:
         threshold = env.spec.reward_threshold if env.spec is not None else None

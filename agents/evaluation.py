@@ -25,8 +25,8 @@ from rltool.networks.observations import (
 # Options of environments that make learning easier, and that no result should be measured with.
 LEARNING_ONLY = ("clip_rewards", "terminal_on_life_loss")
 
-# Options of vector environments alone: how several are stepped together.
-VECTOR_ONLY = ("vectorization", "autoreset_mode")
+# Options of vector environments alone: how several are stepped together, and what is told of it.
+VECTOR_ONLY = ("vectorization", "autoreset_mode", "infos")
 
 
 class Predictor(Protocol):
@@ -108,7 +108,8 @@ def evaluate(
         raise UserError(f"episodes must be at least 1, not {episodes}")
     owned = isinstance(env, str)
     if isinstance(env, str):
-        env = make_vector_env(env, num_envs or min(episodes, 32), seed=seed, **with_masks(agent, env_kwargs))
+        options = {"infos": False, **with_masks(agent, env_kwargs)}
+        env = make_vector_env(env, num_envs or min(episodes, 32), seed=seed, **options)
     envs = env if isinstance(env, VectorEnv) else SyncVectorEnv([lambda: env])
     rng = None if deterministic else getattr(agent, "rng", None)
     if isinstance(rng, np.random.Generator):

@@ -110,7 +110,7 @@ class Learner(Agent):
             raise UserError(
                 "this agent was trained in an environment object; to train it further, load it with env=..."
             )
-        options = {"action_masks": True, "shaping": self.shaping, **self.env_kwargs}
+        options = {"action_masks": True, "shaping": self.shaping, "infos": False, **self.env_kwargs}
         return make_vector_env(self.env_id, getattr(self.config, "num_envs", 1), seed=self.seed, **options)
 
     def _begin(

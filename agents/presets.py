@@ -68,6 +68,38 @@ LANDER = {
     "normalize_returns": True,
 }
 
+# A walker's joints; for PPO.
+WALKER = {
+    "total_timesteps": 1_000_000,
+    "eval_freq": 50_000,
+    "eval_episodes": 10,
+    "num_envs": 8,
+    "num_steps": 128,
+    "batch_size": 128,
+    "num_epochs": 5,
+    "learning_rate": 5e-4,
+    "learning_rate_schedule": "linear",
+    "hidden_sizes": (128, 128),
+    "activation": "relu",
+    "log_std_init": -1.0,
+    "init": "default",
+    **NORMALIZED,
+}
+# The published settings of tianshou for the same, with A2C.
+WALKER_A2C = {
+    "total_timesteps": 1_000_000,
+    "eval_freq": 50_000,
+    "eval_episodes": 10,
+    "num_envs": 16,
+    "num_steps": 5,
+    "learning_rate": 7e-4,
+    "learning_rate_schedule": "linear",
+    "gae_lambda": 0.95,
+    "ent_coef": 0.01,
+    "log_std_init": -0.5,
+    **NORMALIZED,
+}
+
 # For agents whose reward is learned from demonstrations.
 IMITATED_PENDULUM = {"total_timesteps": 300_000, "gamma": 0.95, "gae_lambda": 0.9, "log_std_init": -0.5}
 IMITATED_LANDER = {"total_timesteps": 500_000, "learning_rate": 1e-3, "num_epochs": 5, "activation": "tanh"}
@@ -144,10 +176,15 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "eval_freq": 5_000,
             "eval_episodes": 20,
             "num_envs": 4,
-            "learning_rate": 1e-3,
+            "learning_rate": 1.5e-3,
             "learning_rate_schedule": "linear",
             "gamma": 0.995,
+            "optimizer": "adam",
+            "ent_coef": 0.1,
         },
+        "Hopper-v5": WALKER_A2C,
+        "Walker2d-v5": WALKER_A2C,
+        "Ant-v5": WALKER_A2C,
         "HalfCheetah-v5": {
             "total_timesteps": 1_000_000,
             "eval_freq": 100_000,
@@ -238,22 +275,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "init": "default",
             **NORMALIZED,
         },
-        "Hopper-v5": {
-            "total_timesteps": 1_000_000,
-            "eval_freq": 50_000,
-            "eval_episodes": 10,
-            "num_envs": 8,
-            "num_steps": 128,
-            "batch_size": 128,
-            "num_epochs": 5,
-            "learning_rate": 5e-4,
-            "learning_rate_schedule": "linear",
-            "hidden_sizes": (128, 128),
-            "activation": "relu",
-            "log_std_init": -1.0,
-            "init": "default",
-            **NORMALIZED,
-        },
+        "Hopper-v5": WALKER,
+        "Walker2d-v5": WALKER,
+        "Ant-v5": WALKER,
     },
     "gail": {
         "Pendulum-v1": {**IMITATED_PENDULUM, "demos_reads": "state"},

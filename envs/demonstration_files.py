@@ -166,6 +166,8 @@ def _read_minari(source: str) -> Demonstrations:
         # In the order of the space's keys, which HDF5 forgets.
         shape = space_tree(observation_space)
         parts = [with_leaves(shape, named_leaves(episode.observations)) for episode in episodes]
+        terminated = np.array([bool(episode.terminations[-1]) for episode in episodes])
+        final = map_tree(lambda *leaves: np.stack([leaf[-1] for leaf in leaves]), *parts)
         return Demonstrations(
             observation_space,
             action_space,
@@ -173,10 +175,8 @@ def _read_minari(source: str) -> Demonstrations:
             np.concatenate([episode.actions for episode in episodes]),
             np.concatenate([episode.rewards for episode in episodes]),
             np.cumsum([len(episode.rewards) for episode in episodes]) - 1,
-            np.array([bool(episode.terminations[-1]) for episode in episodes]) if notes.get("terminated", 1) else None,
-            map_tree(lambda *leaves: np.stack([leaf[-1] for leaf in leaves]), *parts)
-            if notes.get("final", 1)
-            else None,
+            terminated if notes.get("terminated", True) else None,
+            final if notes.get("final", True) else None,
             notes.get("env_id") or (dataset.env_spec.id if dataset.env_spec else None),
             notes.get("env_kwargs") or {},
             name,
@@ -230,15 +230,17 @@ def _read_npz(path: Path, observation_space: gym.Space | None, action_space: gym
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an .npz file; objects are refused, since reading one runs what it holds."""
+    if not zipfile.is_zipfile(path):  # NumPy takes anything else for a pickle.
+        raise UserError(f"{path} is damaged, or no .npz file")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(path) as file:
             return {name: file[name] for name in file.files}
     except (*_DAMAGE, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        if "allow_pickle" in str(error) or "pickled" in str(error):
+        if "allow_pickle" in str(error):
             raise UserError(
                 f"{path} holds Python objects, which are not read because they can run code; save plain arrays"
             ) from None
-        raise UserError(f"{path} is damaged, or no .npz file: {_reason(error)}") from None
+        raise UserError(f"{path} is damaged: {_reason(error)}") from None
 
 
 def _tree(path: Path, arrays: Mapping[str, np.ndarray], name: str, space: gym.Space | None) -> Tree:
@@ -261,7 +263,8 @@ def _guess_tree(leaves: Mapping[str, np.ndarray]) -> Tree:
         _, key, *rest = name.split(".", 2)
         branches.setdefault(key, {})["".join(f".{part}" for part in rest)] = leaf
     trees = {key: _guess_tree(branch) for key, branch in branches.items()}
-    return tuple(trees[str(k)] for k in range(len(trees))) if "0" in trees else trees
+    numbers = [str(k) for k in range(len(trees))]
+    return tuple(trees[k] for k in numbers) if trees.keys() == set(numbers) else trees
 
 
 def _guess_space(tree: Tree) -> gym.Space:

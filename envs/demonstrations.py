@@ -115,6 +115,10 @@ class Demonstrations:
             self.name,
         )
 
+    def first(self, count: int | None) -> Demonstrations:
+        """The first episodes, as many of `count` as there are; None: all of them."""
+        return self if count is None else self.select(np.arange(min(count, self.num_episodes)))
+
     def episodes(self) -> Iterator[slice]:
         """The rows of each episode."""
         for start, end in zip(self.starts, self.ends, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,13 +25,18 @@ BIPEDAL_WALKER = "gymnasium.envs.box2d.bipedal_walker:BipedalWalker"
 class Preparation:
     """What was asked for; `make_vector_env` explains each."""
 
-    wrappers: tuple[Wrapper, ...]
-    action_masks: bool
-    frame_stack: int
-    atari_preprocessing: bool
-    terminal_on_life_loss: bool
-    clip_rewards: bool
-    shaping: Wrapper | None
+    wrappers: Wrappers = ()
+    action_masks: bool = False
+    frame_stack: int = 1
+    atari_preprocessing: bool = False
+    terminal_on_life_loss: bool = False
+    clip_rewards: bool = False
+    shaping: Wrapper | None = None
+
+    @classmethod
+    def names(cls) -> set[str]:
+        """What can be asked for."""
+        return {field.name for field in dataclasses.fields(cls)}
 
     def layers(self, spec: EnvSpec, options: dict[str, Any]) -> list[Wrapper]:
         """The wrappers that do it, the innermost first; Atari's preprocessing also adds to the options.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -15,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -31,6 +33,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from rltool.envs.functions import import_user_module
 from rltool.envs.layers import Preparation, Wrapper, Wrappers, make_layered, probe_action_mask
+from rltool.envs.parallel import ParallelVectorEnv
 from rltool.envs.registration import register_own_environments
 from rltool.envs.replay import Replay
 from rltool.errors import UserError
@@ -61,11 +64,13 @@ INSTALLS = {
     "gymnasium.envs.tabular.": "gymnasium[jax]",
 }
 
-# What AsyncVectorEnv adds to a step for each environment: pipes, pickling and waking the worker. Measured by
-# `python benchmarks/envs.py`: 40 to 120 microseconds on two cores of an AMD EPYC, more when they are busy.
-ASYNC_OVERHEAD = 80e-6
+# What each worker process adds to a step, without infos and with them, which are pickled. Measured with two processes
+# by `python benchmarks/envs.py` on two free cores of an AMD EPYC: 9 to 11 microseconds, and 40 to 75.
+WORKER_OVERHEAD = {False: 10e-6, True: 60e-6}
 # Worker processes cost memory and start-up time, so they have to win clearly.
-ASYNC_MUST_TAKE_LESS_THAN = 0.75
+PROCESSES_MUST_TAKE_LESS_THAN = 0.75
+
+LOAD = Path("/proc/loadavg")
 
 # Options of `gymnasium.make` itself, which every environment takes.
 _MAKE_OPTIONS = ("max_episode_steps", "disable_env_checker")
@@ -86,21 +91,24 @@ def make_vector_env(
     terminal_on_life_loss: bool = False,
     clip_rewards: bool = False,
     shaping: Wrapper | None = None,
+    infos: bool = True,
     **kwargs: Any,
 ) -> VectorEnv[Any, Any, Any]:
     """Make `num_envs` copies of an environment that are stepped together, in the fastest way that is correct.
 
     That is a batched NumPy form where there is one (the environment's own, or rltool's for Acrobot, MountainCar and
-    Pendulum), otherwise one process or several, whichever is expected to be faster after a few steps of a scratch
-    copy have been timed. One process and several give identical trajectories; no statistics wrapper is added. Around
-    each single environment lies `Replay`, so that `get_env_state` has the state of any of these forms.
+    Pendulum), otherwise a `ParallelVectorEnv` in one process or in several, whichever is expected to be faster after
+    a few steps of a scratch copy have been timed, on cores that are free. One process and several give identical
+    trajectories; no statistics wrapper is added. Around each single environment lies `Replay`, so that
+    `get_env_state` has the state of any of these forms.
 
     Args:
         env_id: a registered id such as "CartPole-v1", or "module:Id" to import the module that registers it first.
         num_envs: number of environments, at least 1.
         seed: seeds the environments (which are reset, so that a later `reset()` goes on from there) and the action
             space; None leaves both unseeded.
-        vectorization: "auto", "vector" (a batched form), "sync" (one process) or "async" (one process for each).
+        vectorization: "auto", "vector" (a batched form), "sync" (one process) or "async" (a process for each core, of
+            which each steps some of the environments).
         autoreset_mode: an `AutoresetMode` or its value, "NextStep", "SameStep" or "Disabled"; None for the
             environment's default, which is "NextStep". The result has it in `metadata["autoreset_mode"]`.
         render_mode: as in `gymnasium.make`, usually "rgb_array" or "human".
@@ -114,6 +122,8 @@ def make_vector_env(
         clip_rewards: with Atari's preprocessing, rewards are replaced by their signs.
         shaping: a wrapper that changes the rewards, given the observations of the environment and its `wrappers`, such
             as `functools.partial(PotentialShaping, potential=potential, gamma=0.99)`.
+        infos: False where nobody reads the infos, apart from `final_obs`: then environments that are not batched are
+            spared the merging of them, a tenth of the time of MuJoCo's.
         **kwargs: options of the environment, and `max_episode_steps` (-1: no limit).
 
     Returns:
@@ -135,13 +145,7 @@ def make_vector_env(
     with _user_errors(spec, options):
         _check_options(spec, options)
         preparation = Preparation(
-            tuple(wrappers),
-            action_masks,
-            frame_stack,
-            atari_preprocessing,
-            terminal_on_life_loss,
-            clip_rewards,
-            shaping,
+            wrappers, action_masks, frame_stack, atari_preprocessing, terminal_on_life_loss, clip_rewards, shaping
         )
         layers = preparation.layers(spec, options)
         batched = None if layers or vectorization in ("sync", "async") else _batched_form(spec, mode, options)
@@ -156,51 +160,27 @@ def make_vector_env(
                 " use the vectorization 'auto', 'sync' or 'async'"
             )
         else:
-            if vectorization == "auto":
-                vectorization = _sync_or_async(spec, num_envs, layers, options)
-            vector_kwargs: dict[str, Any] = {"autoreset_mode": mode or AutoresetMode.NEXT_STEP}
-            if vectorization == "async":
-                vector_kwargs["shared_memory"] = _has_fixed_size(spec, layers, options)
-            env = gym.make_vec(
-                spec,
-                num_envs,
-                vectorization_mode=vectorization,
-                vector_kwargs=vector_kwargs,
-                wrappers=[*layers, Replay],  # type: ignore[list-item]  # layers may be functions
-                **options,
-            )
+            layers.append(Replay)
+            processes = {"sync": 1, "async": max(2, _usable_cores())}.get(vectorization)
+            if processes is None:
+                processes = _processes(spec, num_envs, layers, options, infos)
+            makers = [functools.partial(make_layered, spec, layers, options)] * num_envs
+            env = ParallelVectorEnv(makers, processes, mode or AutoresetMode.NEXT_STEP, infos)
+            env.spec = dataclasses.replace(spec, kwargs=spec.kwargs | options)
     if seed is not None:
         env.reset(seed=seed)
         env.action_space.seed(seed)
     return env
 
 
-def make_env(
-    env_id: str,
-    render_mode: str | None = None,
-    *,
-    wrappers: Wrappers = (),
-    action_masks: bool = False,
-    frame_stack: int = 1,
-    atari_preprocessing: bool = False,
-    terminal_on_life_loss: bool = False,
-    clip_rewards: bool = False,
-    shaping: Wrapper | None = None,
-    **kwargs: Any,
-) -> gym.Env[Any, Any]:
+def make_env(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gym.Env[Any, Any]:
     """Make a single environment, as `gymnasium.make` does.
 
     Args:
         env_id: a registered id such as "CartPole-v1", or "module:Id" to import the module that registers it first.
         render_mode: usually "rgb_array" or "human".
-        wrappers: applied in this order.
-        action_masks: as for `make_vector_env`, like the next five.
-        frame_stack: how many of the last observations are one.
-        atari_preprocessing: prepares an Atari game.
-        terminal_on_life_loss: a part of that.
-        clip_rewards: a part of that.
-        shaping: a wrapper that changes the rewards.
-        **kwargs: options of the environment, and `max_episode_steps` (-1: no limit).
+        **kwargs: options of the environment, `max_episode_steps` (-1: no limit), and what `make_vector_env` takes from
+            `wrappers` to `shaping`.
 
     Returns:
         A Gymnasium environment.
@@ -209,20 +189,11 @@ def make_env(
         UserError: if there is no such environment, a package it needs is missing, or an argument is wrong.
     """
     spec = _find_spec(env_id)
+    preparation = Preparation(**{name: kwargs.pop(name) for name in Preparation.names() & kwargs.keys()})
     options = _options(render_mode, kwargs)
     with _user_errors(spec, options):
         _check_options(spec, options)
-        preparation = Preparation(
-            tuple(wrappers),
-            action_masks,
-            frame_stack,
-            atari_preprocessing,
-            terminal_on_life_loss,
-            clip_rewards,
-            shaping,
-        )
-        layers = preparation.layers(spec, options)
-        return make_layered(spec, layers, options)
+        return make_layered(spec, preparation.layers(spec, options), options)
 
 
 def offers_action_mask(env_id: str, **kwargs: Any) -> bool:
@@ -421,26 +392,35 @@ def _batched_form(
     return name
 
 
-def _sync_or_async(
-    spec: EnvSpec,
-    num_envs: int,
-    wrappers: Wrappers,
-    options: Mapping[str, Any],
-) -> str:
-    """Whether one process or several are expected to step the environments faster."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if min(num_envs, cores) == 1 or options.get("render_mode") == "human":
-        return "sync"
-    seconds = _step_seconds(spec, wrappers, options)
-    sync_seconds = num_envs * seconds
-    async_seconds = math.ceil(num_envs / cores) * seconds + num_envs * ASYNC_OVERHEAD
-    return "async" if async_seconds < ASYNC_MUST_TAKE_LESS_THAN * sync_seconds else "sync"
+def _processes(spec: EnvSpec, num_envs: int, layers: Wrappers, options: Mapping[str, Any], infos: bool) -> int:
+    """How many processes are expected to step the environments fastest."""
+    most = min(num_envs, _free_cores())
+    if most == 1 or options.get("render_mode") == "human":
+        return 1
+    seconds = _step_seconds(spec, layers, options)
+
+    def of_a_step(processes: int) -> float:
+        return math.ceil(num_envs / processes) * seconds + (processes - 1) * WORKER_OVERHEAD[infos]
+
+    best = min(range(2, most + 1), key=of_a_step)
+    return best if of_a_step(best) < PROCESSES_MUST_TAKE_LESS_THAN * num_envs * seconds else 1
 
 
-def _has_fixed_size(spec: EnvSpec, wrappers: Wrappers, options: Mapping[str, Any]) -> bool:
-    """Whether observations fit into memory that processes share: those with a graph need more or less of it."""
-    with contextlib.closing(make_layered(spec, wrappers, options)) as env:
-        return env.observation_space.is_np_flattenable
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _free_cores() -> int:
+    """How many cores this process can have to itself: processes that wait for each other must not wait for others."""
+    try:
+        running = []
+        for _ in range(5):
+            running.append(int(LOAD.read_text().split()[3].split("/")[0]))
+            time.sleep(0.002)
+    except (OSError, ValueError):  # No system but Linux tells how many there are at this moment.
+        return _usable_cores()
+    others = statistics.median_low(running) - 1
+    return max(1, min(_usable_cores(), (os.cpu_count() or 1) - others))
 
 
 def _step_seconds(

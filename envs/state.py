@@ -8,6 +8,8 @@ import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from rltool.envs.parallel import ParallelVectorEnv
+
 # What decides CartPoleVectorEnv's next step, its generator aside; `low` and `high` bound its autoresets.
 _CARTPOLE_ATTRIBUTES = ("state", "steps", "prev_done", "low", "high")
 
@@ -83,7 +85,8 @@ def set_cartpole_state(env: CartPoleVectorEnv, state: dict[str, Any]) -> None:
 
 def _has_replay(env: Any) -> bool:
     # Asked in a way that cannot fail: in a worker process, a missing attribute would be the end of it.
-    return isinstance(env, SyncVectorEnv | AsyncVectorEnv) and all(env.call("has_wrapper_attr", "replay_exact"))
+    known = isinstance(env, ParallelVectorEnv | SyncVectorEnv | AsyncVectorEnv)
+    return known and all(env.call("has_wrapper_attr", "replay_exact"))
 
 
 def _replay(env: Any, state: dict[str, Any]) -> bool:

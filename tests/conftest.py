@@ -1,6 +1,23 @@
-"""One thread for every test, so that small networks are fast and results do not depend on the number of cores."""
+"""What holds for every test: one thread, so that small networks are fast and results do not depend on the number of
+cores; and a folder of its own for Minari's datasets."""
 
 import os
 
+import pytest
+
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def datasets_of_all_tests(tmp_path_factory):
+    """Nobody's own datasets are seen or touched."""
+    os.environ["MINARI_DATASETS_PATH"] = str(tmp_path_factory.mktemp("datasets"))
+
+
+@pytest.fixture
+def datasets(tmp_path, monkeypatch):
+    """An empty folder for Minari's datasets, for one test."""
+    folder = tmp_path / "datasets"
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
+    return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Annotated
 
@@ -101,3 +102,27 @@ def runs(run_dir: Annotated[str, typer.Option("--run-dir", help="Folder of the r
         print(f"no runs in {run_dir}/; train one with: rltool train a2c CartPole-v1", file=sys.stderr)
         return
     _table("runs", ["run", "method", "data", "state", "timesteps", "return"], rows)
+
+
+@app.command("demos")
+def demos() -> None:
+    """Demonstrations on this machine: Minari's datasets."""
+    from rltool.envs.demonstration_names import NOTES, dataset_metadata, datasets_folder, local_datasets
+    from rltool.errors import UserError
+
+    rows = []
+    for name in local_datasets():
+        try:
+            metadata = dataset_metadata(name)
+            env = metadata[NOTES].get("env_id") or json.loads(metadata.get("env_spec") or "{}").get("id") or ""
+            episodes, timesteps = (f"{metadata[key]:,}" for key in ("total_episodes", "total_steps"))
+        except (UserError, KeyError, ValueError, TypeError, AttributeError):
+            rows.append([name, "(damaged)", "", "", ""])
+            continue
+        rows.append([name, str(env), episodes, timesteps, str(metadata.get("algorithm_name") or "")])
+    if not rows:
+        print(
+            f"no demonstrations in {datasets_folder()}; record some with: rltool record RUN --out NAME", file=sys.stderr
+        )
+        return
+    _table("demonstrations", ["name", "environment", "episodes", "timesteps", "recorded from"], rows)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
@@ -29,24 +28,20 @@ class OptionsCommand(TyperCommand):
 
 
 def option_parameters(
-    config: type[BaseModel],
-    panel: str,
-    skip: frozenset[str] = frozenset(),
-    defaults: Mapping[str, Any] = MappingProxyType({}),
+    config: type[BaseModel], panel: str, skip: frozenset[str] = frozenset()
 ) -> Iterator[inspect.Parameter]:
     """A keyword parameter with a `typer.Option` for each field of a config.
 
     Every default is None, so that an option that was given can be told from one that was not; help shows the real one.
-    Fields stand in the panel that the class which declares them names in its `panel`, else in the given one. Where
-    `defaults` has another default than the field, that one is shown.
+    Fields stand in the panel that the class which declares them names in its `panel`, else in the given one.
     """
     for name, field in config.model_fields.items():
         if name not in skip:
             owner = next(c for c in reversed(config.__mro__) if name in getattr(c, "model_fields", {}))
-            yield _parameter(name, field, vars(owner).get("panel", panel), defaults.get(name, field.default))
+            yield _parameter(name, field, vars(owner).get("panel", panel))
 
 
-def _parameter(name: str, field: FieldInfo, panel: str, default: Any) -> inspect.Parameter:
+def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     kind = _command_line_type(field.annotation)
     flag = f"--{name.replace('_', '-')}"
     flags = [f"{flag}/--no-{name.replace('_', '-')}"] if kind is bool else [flag]
@@ -54,7 +49,7 @@ def _parameter(name: str, field: FieldInfo, panel: str, default: Any) -> inspect
         flags.append(SHORT_FLAGS[name])
     is_choice = get_origin(kind) is Literal
     metavar = "N,N,..." if get_origin(field.annotation) is tuple else "CHOICE" if is_choice else None
-    values = _values(default, kind) + (f"; --no-{flag[2:]}" if kind is bool else "")
+    values = _values(field.default, kind) + (f"; --no-{flag[2:]}" if kind is bool else "")
     text = f"{escape(field.description or '')} [dim]{escape(f'[{values}]')}[/]"
     option = typer.Option(*flags, help=text, show_default=False, rich_help_panel=panel, metavar=metavar)
     return inspect.Parameter(

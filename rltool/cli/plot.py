@@ -22,6 +22,13 @@ def plot(
     metric: Annotated[str, typer.Option("--metric", help="A column of metrics.csv.")] = "rollout/ep_rew_mean",
     statistic: Annotated[Literal["mean", "iqm"], typer.Option("--statistic", help="What to draw over seeds.")] = "mean",
     x: Annotated[Literal["timesteps", "seconds"], typer.Option("--x", help="The horizontal axis.")] = "timesteps",
+    reward: Annotated[
+        bool, typer.Option("--reward", help="Draw the reward that one run has recovered, beside the true one.")
+    ] = False,
+    dims: Annotated[
+        str | None,
+        typer.Option("--dims", metavar="I,J", help="With --reward: components of the observation to draw over."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture: .png, .svg or .pdf.")] = Path("plot.png"),
 ) -> None:
     """Draw the curves of runs; those that differ only in their seed become one curve with a 95% interval."""
@@ -43,7 +50,26 @@ def plot(
             if not members:
                 raise UserError(f"{folder} is not a run, and there is none in it")
             opened += members
+    if reward:
+        from rltool.agents.reward_plot import draw_reward
+
+        if len(opened) != 1:
+            raise UserError(f"--reward draws one run; these are {len(opened)}")
+        print(draw_reward(opened[0], out, _pair(dims)))
+        return
     try:
         print(plot_runs(opened, out, metric, statistic, x))
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from None
+
+
+def _pair(dims: str | None) -> tuple[int, int] | None:
+    from rltool.errors import UserError
+
+    if dims is None:
+        return None
+    try:
+        one, two = (int(part) for part in dims.split(","))
+    except ValueError:
+        raise UserError(f"--dims takes two numbers, as 0,2; not '{dims}'") from None
+    return one, two

@@ -51,13 +51,12 @@ def _train() -> None:
 def build_command(name: str) -> Any:
     """The command of one method."""
     from rltool.cli.options import OptionsCommand, given_options, option_parameters, panel_of, parse_assignments
-    from rltool.training.config import RunConfig
 
     entry = METHODS[name]
     method: Method = entry.load()
 
     def command(**values: Any) -> None:
-        options = given_options(RunConfig, values) | given_options(method.config, values)
+        options = given_options(method.run, values) | given_options(method.config, values)
         if values["env_arg"]:
             options["env_kwargs"] = parse_assignments(values["env_arg"])
         if values["seeds"] is not None:
@@ -77,7 +76,7 @@ def build_command(name: str) -> Any:
             ],
         ),
         *of_method,
-        *option_parameters(RunConfig, "Run", skip=frozenset({"env_kwargs"}), defaults=method.defaults),
+        *option_parameters(method.run, "Run", skip=frozenset({"env_kwargs"})),
         _parameter(
             "env_arg", list[str], "--env-arg", "Argument of the environment's constructor, as g=9.81.", "Run", []
         ),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rltool.registry import Registry
+from rltool.training.config import RunConfig
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -21,6 +22,7 @@ METHODS.add("a2c", "rltool.agents.methods:a2c", "advantage actor-critic: one gra
 METHODS.add("ppo", "rltool.agents.methods:ppo", "proximal policy optimization with the clipped objective")
 METHODS.add("gail", "rltool.agents.methods:gail", "imitation by a discriminator of demonstrations and own steps")
 METHODS.add("airl", "rltool.agents.methods:airl", "inverse RL by such a discriminator: recovers a reward of states")
+METHODS.add("maxent-irl", "rltool.agents.methods:maxent_irl", "inverse RL, exact where the transition table is known")
 METHODS.add("bc", "rltool.agents.methods:bc", "behavior cloning: supervised learning of demonstrated actions")
 METHODS.add("dagger", "rltool.agents.methods:dagger", "cloning of what an expert would do where the learner gets to")
 
@@ -35,14 +37,14 @@ class Method:
             `learn`, `save`, `checkpoint`, `restore` and `evaluate`, as `rltool.agents.OnPolicyAgent` has.
         data: What it is trained on, as shown in help: "ENV".
         presets: Tuned options by DATA; they may set options of the run, too.
-        defaults: Options of the run whose defaults are not those of `RunConfig`.
+        run: Options of a run, where this method has other defaults for them.
     """
 
     config: type[BaseModel]
     learner: str
     data: str = "ENV"
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    run: type[RunConfig] = RunConfig
 
     def learner_class(self) -> Any:
         """Import the learner's class."""

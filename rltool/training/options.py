@@ -34,7 +34,7 @@ def resolve_options(method: Method, data: str, options: Mapping[str, Any]) -> tu
     arguments = options.get("env_kwargs", {})
     if isinstance(arguments, Mapping):
         arguments = {**tuned.get("env_kwargs", {}), **arguments}
-    merged = {**method.defaults, **tuned, **options, "env_kwargs": arguments, "preset": preset}
-    run = validate(RunConfig, {k: v for k, v in merged.items() if k in RunConfig.model_fields})
+    merged = {**tuned, **options, "env_kwargs": arguments, "preset": preset}
+    run = validate(method.run, {k: v for k, v in merged.items() if k in RunConfig.model_fields})
     config = validate(method.config, {k: v for k, v in merged.items() if k not in RunConfig.model_fields})
     return run, config, preset

@@ -163,10 +163,11 @@ def _execute(
     run: Run, learner: Any, total: int, display: Progress, kept: dict[str, Any] | None, callback: Callback | None
 ) -> Run:
     try:
-        if total % learner.env.num_envs:
+        num_envs = getattr(learner, "timesteps_at_once", 1)
+        if total % num_envs:
             display.note(
-                f"the budget is rounded up to {-(-total // learner.env.num_envs) * learner.env.num_envs:,} timesteps, "
-                f"a multiple of {learner.env.num_envs} environments"
+                f"the budget is rounded up to {-(-total // num_envs) * num_envs:,} timesteps, a multiple of {num_envs} "
+                "environments"
             )
         if run.options.freeze_backbone:
             learner.freeze_backbone(run.options.freeze_backbone)

@@ -11,12 +11,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode
 
 from rltool.envs import (
     AcrobotVectorEnv,
     MountainCarContinuousVectorEnv,
     MountainCarVectorEnv,
+    ParallelVectorEnv,
     PendulumVectorEnv,
     Replay,
     check_vector_env,
@@ -84,7 +85,6 @@ def test_async_conforms() -> None:
     check_vector_env(
         lambda mode: make_vector_env("CartPole-v1", 2, vectorization="async", autoreset_mode=mode, max_episode_steps=9),
         max_steps=30,
-        refuses_ended=False,
     )
 
 
@@ -107,7 +107,7 @@ def test_what_a_batched_form_cannot_do_is_done_otherwise() -> None:
         make_vector_env("Pendulum-v1", 2, vectorization="sync"),
         make_vector_env("CartPole-v1", 2, autoreset_mode="SameStep"),
     ):
-        assert type(env) is SyncVectorEnv
+        assert type(env) is ParallelVectorEnv
 
 
 def test_wrappers_are_applied_in_order() -> None:
@@ -125,24 +125,37 @@ def test_a_changed_registration_gets_no_batched_form(registry: dict[str, Any]) -
     assert same_entry_point.g == 3.0
     registry.pop("Pendulum-v1")
     gym.register("Pendulum-v1", "gymnasium.envs.classic_control.cartpole:CartPoleEnv")
-    assert type(make_vector_env("Pendulum-v1", 2)) is SyncVectorEnv
+    assert type(make_vector_env("Pendulum-v1", 2)) is ParallelVectorEnv
 
 
-def test_sync_and_async_follow_the_measured_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_processes_follows_the_measured_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = gym.spec("FrozenLake-v1")
     monkeypatch.setattr(make, "_step_seconds", lambda *_: seconds)
-    monkeypatch.setattr(make.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-    for cores, num_envs, seconds, expected in (
-        (2, 8, 1e-6, "sync"),
-        (2, 8, 200e-6, "sync"),
-        (2, 8, 1e-3, "async"),
-        (16, 8, 200e-6, "async"),
-        (16, 1, 1.0, "sync"),
-        (1, 8, 1.0, "sync"),
+    monkeypatch.setattr(make, "_free_cores", lambda: cores)
+    for cores, num_envs, seconds, infos, expected in (
+        (2, 8, 1e-6, True, 1),
+        (2, 8, 25e-6, True, 1),
+        (2, 8, 25e-6, False, 2),
+        (2, 8, 1e-3, True, 2),
+        (16, 8, 1e-3, True, 8),
+        (16, 8, 200e-6, False, 8),
+        (5, 8, 200e-6, True, 4),
+        (16, 1, 1.0, False, 1),
+        (1, 8, 1.0, False, 1),
     ):
-        assert make._sync_or_async(spec, num_envs, (), {}) == expected
+        assert make._processes(spec, num_envs, (), {}, infos) == expected
     cores, seconds = 8, 1.0
-    assert make._sync_or_async(spec, 8, (), {"render_mode": "human"}) == "sync"
+    assert make._processes(spec, 8, (), {"render_mode": "human"}, False) == 1
+
+
+def test_busy_cores_are_not_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(make, "LOAD", tmp_path / "loadavg")
+    monkeypatch.setattr(make, "_usable_cores", lambda: 4)
+    monkeypatch.setattr(make.os, "cpu_count", lambda: 8)
+    assert make._free_cores() == 4  # a system that does not tell
+    for running, free in ((1, 4), (5, 4), (7, 2), (8, 1), (30, 1)):
+        (tmp_path / "loadavg").write_text(f"0.50 0.40 0.30 {running}/100 12345\n")
+        assert make._free_cores() == free
 
 
 def test_the_probe_is_short() -> None:
@@ -153,8 +166,9 @@ def test_the_probe_is_short() -> None:
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "FrozenLake-v1"])
 def test_sync_and_async_give_identical_trajectories(env_id: str) -> None:
     sync, parallel = (make_vector_env(env_id, 3, 7, vectorization=how) for how in ("sync", "async"))
-    assert type(sync) is SyncVectorEnv
-    assert type(parallel) is AsyncVectorEnv
+    assert type(sync) is ParallelVectorEnv
+    assert type(parallel) is ParallelVectorEnv
+    assert (len(sync.envs), len(parallel.envs)) == (3, 1)
     np.testing.assert_array_equal(sync.reset()[0], parallel.reset()[0])
     for _ in range(60):
         actions = sync.action_space.sample()
@@ -345,7 +359,7 @@ def test_a_window_needs_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
             function("CartPole-v1", render_mode="human")
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     assert make_env("CartPole-v1", render_mode="human").render_mode == "human"
-    assert type(make_vector_env("Pendulum-v1", 2, render_mode="human")) is SyncVectorEnv
+    assert type(make_vector_env("Pendulum-v1", 2, render_mode="human")) is ParallelVectorEnv
 
 
 def test_batched_rendering() -> None:

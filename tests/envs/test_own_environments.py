@@ -12,18 +12,22 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode
 
 from rltool.envs import (
     CartPoleNoVelocityVectorEnv,
+    GridWorldVectorEnv,
     KeyDoorVectorEnv,
+    ParallelVectorEnv,
     check_vector_env,
     environment_ids,
     get_env_state,
     make_env,
     make_vector_env,
     set_env_state,
+    tabular_model,
 )
+from rltool.envs.grid_world import STAY, VALUES
 from rltool.envs.key_door import (
     DOOR_OPEN,
     HEIGHT,
@@ -34,10 +38,11 @@ from rltool.envs.key_door import (
     WIDTH,
     KeyDoorEnv,
 )
+from rltool.errors import UserError
 
-KEY_DOOR, NO_VELOCITY = "rltool/KeyDoor-v0", "rltool/CartPoleNoVelocity-v1"
+KEY_DOOR, NO_VELOCITY, GRID = "rltool/KeyDoor-v0", "rltool/CartPoleNoVelocity-v1", "rltool/GridWorld-v0"
 UP, RIGHT, DOWN, LEFT = range(4)
-both = pytest.mark.parametrize("env_id", [KEY_DOOR, NO_VELOCITY])
+every = pytest.mark.parametrize("env_id", [KEY_DOOR, NO_VELOCITY, GRID])
 
 
 def where(name: str) -> list[int]:
@@ -56,11 +61,11 @@ imported = [name for name in sys.modules if name in ("torch", "rltool.envs.key_d
 print(json.dumps([ids, imported, type(make_vector_env("rltool/KeyDoor-v0", 2)).__name__]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
-    assert json.loads(done.stdout) == [[NO_VELOCITY, KEY_DOOR], [], "KeyDoorVectorEnv"]
-    assert {KEY_DOOR, NO_VELOCITY} <= set(environment_ids())
+    assert json.loads(done.stdout) == [[NO_VELOCITY, GRID, KEY_DOOR], [], "KeyDoorVectorEnv"]
+    assert {KEY_DOOR, NO_VELOCITY, GRID} <= set(environment_ids())
 
 
-@both
+@every
 def test_the_single_form_keeps_gymnasiums_contract(env_id: str) -> None:
     env = make_env(env_id, render_mode="rgb_array")
     check_env(env.unwrapped, skip_render_check=True)
@@ -71,7 +76,7 @@ def test_the_single_form_keeps_gymnasiums_contract(env_id: str) -> None:
     assert frame.std() > 10  # something is drawn
 
 
-@both
+@every
 def test_the_saved_state_goes_on(env_id: str) -> None:
     env, fresh = (make_vector_env(env_id, 5, seed=seed, max_episode_steps=30) for seed in (1, 2))
     for _ in range(50):
@@ -250,8 +255,60 @@ class TestKeyDoor:
         assert len(pictures) == 4
 
 
+class TestGridWorld:
+    def test_moves(self) -> None:
+        env: Any = make_env(GRID, slip=0).unwrapped
+        env.reset(seed=0)
+        for start, action, end in ((0, UP, 0), (0, RIGHT, 1), (0, DOWN, 8), (0, LEFT, 0), (63, DOWN, 63), (9, STAY, 9)):
+            env.state = np.array([start])
+            assert env.step(action)[0] == end
+
+    def test_every_cell_is_worth_what_it_shows(self) -> None:
+        env: Any = make_env(GRID, slip=0, render_mode="ansi")
+        picture = env.unwrapped
+        picture.reset(seed=0)
+        picture.state = np.array([0])
+        rows = picture.render().split()
+        for cell in range(1, 64):
+            picture.state = np.array([cell])
+            assert picture.step(STAY)[1:4] == (VALUES[rows[cell // 8][cell % 8]], False, False)
+        assert rows[0][0] == "@"
+        env.reset(seed=0)
+        assert [env.step(STAY)[3] for _ in range(50)] == [False] * 49 + [True]
+
+    def test_moves_slip_as_often_as_the_table_says(self) -> None:
+        batched: Any = make_vector_env(GRID, 20_000, seed=0, slip=0.3)
+        assert type(batched) is GridWorldVectorEnv
+        model = tabular_model(make_env(GRID, slip=0.3))
+        assert model is not None
+        for action in range(5):
+            batched.state = np.full((1, 20_000), 27)
+            observations, rewards, *_ = batched.step(np.full(20_000, action))
+            shares = np.bincount(observations, minlength=64) / 20_000
+            np.testing.assert_allclose(shares, model.transitions[27, action], atol=0.015)
+            np.testing.assert_array_equal(rewards, model.rewards[27, action, observations])
+
+    def test_both_forms_are_the_same_where_nothing_slips(self) -> None:
+        batched: Any = make_vector_env(GRID, 3, seed=0, slip=0)
+        single: Any = make_env(GRID, slip=0)
+        single.reset(seed=0)
+        batched.state = np.array([[5, 40, 62]])
+        single.unwrapped.state = np.array([40])
+        for _ in range(40):
+            actions = batched.action_space.sample()
+            observations, rewards, *_ = batched.step(actions)
+            assert single.step(actions[1])[:2] == (observations[1], rewards[1])
+
+    def test_conforms(self) -> None:
+        check_vector_env(lambda mode: make_vector_env(GRID, 3, max_episode_steps=15, autoreset_mode=mode))
+
+    def test_a_slip_that_is_no_probability(self) -> None:
+        with pytest.raises(UserError, match="slip is a probability, between 0 and 1, not 2"):
+            make_env(GRID, slip=2)
+
+
 def test_gymnasium_finds_them_once_registered() -> None:
     environment_ids()
     assert isinstance(gym.make(KEY_DOOR).unwrapped, KeyDoorEnv)
     assert type(gym.make_vec(KEY_DOOR, 2)) is KeyDoorVectorEnv
-    assert type(make_vector_env(KEY_DOOR, 2, wrappers=[gym.wrappers.FlattenObservation])) is SyncVectorEnv
+    assert type(make_vector_env(KEY_DOOR, 2, wrappers=[gym.wrappers.FlattenObservation])) is ParallelVectorEnv

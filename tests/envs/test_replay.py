@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import time
 import tracemalloc
@@ -16,10 +17,11 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from rltool.envs import Replay, get_env_state, make_env, make_vector_env, replay, set_env_state
+from rltool.envs import ParallelVectorEnv, Replay, get_env_state, make_env, make_vector_env, replay, set_env_state
 from rltool.training.checkpoint import State, load_state, save_state
 
 NEXT_STEP, SAME_STEP, DISABLED = AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED
+IN_TWO_PROCESSES = functools.partial(ParallelVectorEnv, processes=2)
 
 ENVIRONMENTS = {
     "CartPole-v1": None,
@@ -93,7 +95,7 @@ def run_until_an_end(env: VectorEnv) -> np.ndarray:
             return terminated | truncated
 
 
-@pytest.mark.parametrize("vector", [SyncVectorEnv, AsyncVectorEnv])
+@pytest.mark.parametrize("vector", [SyncVectorEnv, AsyncVectorEnv, IN_TWO_PROCESSES])
 def test_what_had_ended_resets_in_the_next_step(vector: Any) -> None:
     env, fresh = (vector([lambda: Replay(gym.make("CartPole-v1"))] * 3) for _ in range(2))
     done = run_until_an_end(env)
@@ -109,7 +111,7 @@ def test_what_had_ended_resets_in_the_next_step(vector: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*ERROR")
-@pytest.mark.parametrize("vector", [SyncVectorEnv, AsyncVectorEnv])
+@pytest.mark.parametrize("vector", [SyncVectorEnv, AsyncVectorEnv, IN_TWO_PROCESSES])
 def test_what_had_ended_waits_for_its_reset_where_autoreset_is_disabled(vector: Any) -> None:
     env, fresh = (vector([lambda: Replay(gym.make("CartPole-v1"))] * 3, autoreset_mode=DISABLED) for _ in range(2))
     done = run_until_an_end(env)
@@ -122,7 +124,7 @@ def test_what_had_ended_waits_for_its_reset_where_autoreset_is_disabled(vector: 
     with pytest.raises(ResetNeeded, match="the episode has ended"):
         fresh.step(np.zeros(3, int))
     env.close()
-    if vector is SyncVectorEnv:  # the worker that refused is gone
+    if vector is not AsyncVectorEnv:  # its worker that refused is gone
         fresh.close()
 
 
@@ -203,7 +205,7 @@ def test_states_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     assert get_env_state(env) is None
 
 
-@pytest.mark.parametrize("vector", [SyncVectorEnv, AsyncVectorEnv])
+@pytest.mark.parametrize("vector", [SyncVectorEnv, AsyncVectorEnv, IN_TWO_PROCESSES])
 def test_vector_environments_without_it_are_left_alone(vector: Any) -> None:
     env = vector([lambda: gym.make("FrozenLake-v1")])
     env.reset(seed=0)

@@ -14,11 +14,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
-from gymnasium.vector import SyncVectorEnv
 
 from rltool.envs import (
     ActionMaskObservation,
     FunctionShaping,
+    ParallelVectorEnv,
     PotentialShaping,
     check_vector_env,
     get_env_state,
@@ -323,7 +323,7 @@ class TestPotentialShaping:
     def test_made(self) -> None:
         shaping = functools.partial(PotentialShaping, potential=position, gamma=0.5)
         env = make_vector_env("MountainCar-v0", 2, shaping=shaping)
-        assert type(env) is SyncVectorEnv
+        assert type(env) is ParallelVectorEnv
         first, _ = env.reset(seed=0)
         second, rewards, *_ = env.step(np.array([0, 2]))
         np.testing.assert_allclose(rewards, -1 + 0.5 * second[:, 0] - first[:, 0], rtol=1e-6)
