@@ -80,17 +80,19 @@ class DAggerConfig(BCConfig):
 
 
 class CloningRunConfig(RunConfig):
-    """A run whose timesteps are those of demonstrations, each as often as it was learned from."""
+    """A run whose timesteps are timesteps of demonstrations."""
 
     total_timesteps: PositiveInt = Field(
-        300_000, description="Timesteps of demonstrations to learn from, over all passes; it may converge before."
+        300_000, description="Budget: timesteps of demonstrations that are learned from, again and again."
     )
-    log_freq: PositiveInt = Field(10_000, description="Timesteps between two rows of metrics.csv.")
+    log_freq: PositiveInt = Field(5_000, description="Timesteps between two rows of metrics.csv.")
     eval_freq: NonNegativeInt = Field(50_000, description="Timesteps between two evaluations; 0: never.")
 
 
 class DAggerRunConfig(RunConfig):
-    """A run of a few rounds."""
+    """A run whose timesteps an expert is asked about."""
 
-    total_timesteps: PositiveInt = Field(20_000, description="Timesteps of the environment, over all rounds.")
+    total_timesteps: PositiveInt = Field(
+        20_000, description="Budget: timesteps played, whose last episodes are played to the end."
+    )
     eval_freq: NonNegativeInt = Field(5_000, description="Timesteps between two evaluations; 0: never.")

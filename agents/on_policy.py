@@ -247,6 +247,11 @@ class OnPolicyAgent(Learner):
         return figures
 
     @property
+    def timesteps_at_once(self) -> int:
+        """What the budget is rounded up to a multiple of."""
+        return self.config.num_envs
+
+    @property
     def replaces_rewards(self) -> bool:
         """Whether it learns from other rewards than the environment's."""
         return any(extension.replaces_rewards for extension in self.extensions.values())

@@ -305,12 +305,23 @@ def _check_options(spec: EnvSpec, options: Mapping[str, Any]) -> None:
         return
     if mode not in (*modes, *(f"{name}_list" for name in modes), *["human"] * ("rgb_array" in modes)):
         raise UserError(f"environment '{spec.id}' cannot render as '{mode}'; choose one of {', '.join(modes)}")
-    if mode == "human" and sys.platform.startswith("linux"):
-        if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")):
-            raise UserError(
-                "rendering for a human needs a display, and there is none (neither DISPLAY nor WAYLAND_DISPLAY is"
-                " set); render as 'rgb_array' into a video, or run under xvfb-run"
-            )
+    if mode == "human":
+        check_display()
+
+
+def check_display() -> None:
+    """Refuse to open a window where there is no display.
+
+    Raises:
+        UserError: There is none.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")):
+        raise UserError(
+            "rendering for a human needs a display, and there is none (neither DISPLAY nor WAYLAND_DISPLAY is"
+            " set); render as 'rgb_array' into a video, or run under xvfb-run"
+        )
 
 
 def _takes(creator: str | Callable[..., Any], names: Sequence[str] | Mapping[str, Any]) -> bool:

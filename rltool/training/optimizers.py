@@ -43,7 +43,10 @@ class Optimizer:
             start = end
 
     def freeze(self, modules: Iterable[nn.Module]) -> None:
-        """Leave the parameters of these modules as they are from now on, and train all others."""
+        """Leave the parameters of these modules as they are from now on, and train all others.
+
+        Their running moments go on meanwhile: with fresh ones, the first steps afterwards would be far too large.
+        """
         self.frozen = [self.places[p] for module in modules for p in module.parameters() if p in self.places]
 
     def step(self, loss: torch.Tensor) -> float:
@@ -54,8 +57,6 @@ class Optimizer:
         self.gradient.zero_()
         loss.backward()
         with torch.no_grad():
-            for place in self.frozen:
-                self.gradient[place] = 0
             norm = float(torch.linalg.vector_norm(self.gradient))
             if math.isfinite(norm):
                 if norm > self.max_grad_norm:
@@ -64,7 +65,7 @@ class Optimizer:
                 kept = [self.parameters[place].clone() for place in self.frozen]
                 self._update()
                 for place, values in zip(self.frozen, kept, strict=True):
-                    self.parameters[place] = values  # Momentum from before they were frozen has moved them.
+                    self.parameters[place] = values
         return norm
 
     def _update(self) -> None:

@@ -163,7 +163,7 @@ def _execute(
     run: Run, learner: Any, total: int, display: Progress, kept: dict[str, Any] | None, callback: Callback | None
 ) -> Run:
     try:
-        num_envs = getattr(learner.config, "num_envs", 1)  # Not all methods step environments.
+        num_envs = getattr(learner, "timesteps_at_once", 1)
         if total % num_envs:
             display.note(
                 f"the budget is rounded up to {-(-total // num_envs) * num_envs:,} timesteps, a multiple of {num_envs} "
