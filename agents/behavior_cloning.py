@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
+from torch import nn
 
 from rltool.agents.cloning_config import BCConfig
 from rltool.agents.examples import Batch, Examples, balancing_weights, held_out
@@ -291,8 +292,7 @@ class BehaviorCloning(Learner):
         with self._own_torch_rng():
             self._start()
             while self.timesteps < total_timesteps and not self.converged:
-                frozen = self.timesteps < self.frozen_until
-                with self._frozen([self.student.backbone] if frozen else []):
+                with self._frozen(self._resting()):
                     seen, metrics = self.fit(total_timesteps - self.timesteps)
                 self.timesteps += seen
                 self.converged = self.settled
@@ -302,6 +302,10 @@ class BehaviorCloning(Learner):
                 if not self._goes_on(callbacks, metrics):
                     break
         return self
+
+    def _resting(self) -> list[nn.Module]:
+        """What does not learn at this moment."""
+        return [self.student.backbone] if self.timesteps < self.frozen_until else []
 
     def _start(self) -> None:
         """Before the first update: which episodes are held out, and the statistics of what was demonstrated."""

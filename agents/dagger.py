@@ -140,7 +140,8 @@ class DAgger(BehaviorCloning):
         if self.rounds or beta < 1:
             self._compare(met, answers)
         self.gathered = join(self.gathered, answers)
-        if self.started:  # Else cloning begins with the statistics of what there is.
+        # Before the first cloning there is nothing to add to; what a frozen backbone reads stays as it is.
+        if self.started and not self._resting():
             self.student.observe(met.observations)
         self.figures = {
             "rollout/ep_rew_mean": float(met.returns.mean()),
@@ -173,9 +174,10 @@ class DAgger(BehaviorCloning):
         self._start()
         end, before = self.epochs + self.config.num_epochs, self.updates
         sums: UpdateMetrics = {}
-        while self.epochs < end and not self.settled:
-            _, metrics = self.fit(len(self.demonstrations))
-            sums = {name: sums.get(name, 0.0) + value for name, value in metrics.items()}
+        with self._frozen(self._resting()):
+            while self.epochs < end and not self.settled:
+                _, metrics = self.fit(len(self.demonstrations))
+                sums = {name: sums.get(name, 0.0) + value for name, value in metrics.items()}
         return {name: total / (self.updates - before) for name, total in sums.items()}
 
     def _compare(self, met: Demonstrations, answers: Demonstrations) -> None:

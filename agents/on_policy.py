@@ -183,7 +183,7 @@ class OnPolicyAgent(Learner):
         modules: list[nn.Module | None] = []
         if self.timesteps < self.frozen_until:
             modules = [policy.backbone, policy.value_backbone]
-        if self.timesteps < self.critic_first_until:
+        if self.timesteps < self.critic_first_until and self.has_critic:
             modules += [policy.backbone, policy.action_head]
         return [module for module in dict.fromkeys(modules) if module is not None]
 
@@ -232,6 +232,11 @@ class OnPolicyAgent(Learner):
         """Fit the critic on the demonstrations that the policy was cloned from, if it was (see `warm_start.py`)."""
         fit_critic_to(self, source)
         self.critic_first_until = CRITIC_FIRST
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether values are learned, which a policy that was taken over had better wait for."""
+        return True
 
     def prepare(self) -> None:
         for extension in self.extensions.values():

@@ -21,6 +21,10 @@ class REINFORCE(OnPolicyAgent):
     config_class = REINFORCEConfig
     config: REINFORCEConfig
 
+    @property
+    def has_critic(self) -> bool:
+        return self.config.credit == "value_baseline"
+
     def collect(self, max_steps: int) -> Rollout:
         if self.return_scaler is not None:
             self.return_scaler.running.zero_()  # Every episode begins anew.

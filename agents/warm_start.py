@@ -64,7 +64,8 @@ def fit_critic(agent: OnPolicyAgent, demos: Demonstrations, updates: int = UPDAT
     kept = agent.optimizer.learning_rate
     agent.optimizer.learning_rate = LEARNING_RATE
     # Where the critic reads the policy's own backbone, its last layer alone is fitted.
-    with agent._frozen([policy.backbone, policy.action_head]):
+    # With the agent's own random numbers, which dropout draws from: the seed alone decides.
+    with agent._own_torch_rng(), agent._frozen([policy.backbone, policy.action_head]):
         while agent.optimizer.steps < updates:
             for batch in examples.batches(BATCH, agent.rng):
                 values = policy.values(batch.observations, batch.sequences)

@@ -164,3 +164,13 @@ def test_mistakes(tmp_path):
     with pytest.raises(UserError, match="by its id"):
         DAgger(gym.make("CartPole-v1"), expert=Expert())
     assert issubclass(DAgger, BehaviorCloning)
+
+
+def test_a_frozen_backbone_is_left_alone():
+    agent = DAgger("Ridge-v0", expert=Expert(), num_envs=1, num_steps=40, num_epochs=1)
+    agent.freeze_backbone(10**9)
+    before = {name: weight.clone() for name, weight in agent.policy.backbone.state_dict().items()}
+    agent.learn(80)
+    assert agent.rounds > 1
+    for name, weight in agent.policy.backbone.state_dict().items():
+        assert torch.equal(weight, before[name])
