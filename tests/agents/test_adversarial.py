@@ -264,7 +264,7 @@ def test_it_learns_what_was_demonstrated(identity_demos, objective):
         demos_objective=objective,
         demos_reads="state-action",
         demos_weight_decay=0.1,
-        ent_coef=0.02,
+        ent_coef=0.05,
         num_steps=32,
         batch_size=64,
         learning_rate=3e-3,
