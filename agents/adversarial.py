@@ -36,7 +36,7 @@ from rltool.agents.controls import compare_with_controls
 from rltool.agents.extensions import Extension
 from rltool.agents.on_policy import OnPolicyAgent, UpdateMetrics
 from rltool.agents.policy import environment_actions, policy_actions, without_mask
-from rltool.agents.reward_model import RewardModel, Steps, absorbing_step
+from rltool.agents.reward_model import RewardModel, RewardTable, Steps, absorbing_step
 from rltool.agents.rollout import Rollout
 from rltool.envs.demonstration_files import load_demonstrations
 from rltool.envs.demonstrations import Demonstrations
@@ -324,8 +324,8 @@ class RecoveredReward(Extension):
                 raise UserError(f"the reward of {self.config.reward} is one of {what} {theirs}, not {own}")
 
     @cached_property
-    def recovered(self) -> RewardModel:
-        """The other run's reward model."""
+    def recovered(self) -> RewardModel | RewardTable:
+        """The other run's reward."""
         return recovered_reward(Run(self.config.reward))
 
     def task_reward(self, rollout: Rollout) -> np.ndarray:
@@ -341,13 +341,16 @@ class RecoveredReward(Extension):
         return rewards
 
 
-def recovered_reward(run: Run) -> RewardModel:
-    """The reward model of a run that learned from demonstrations.
+def recovered_reward(run: Run) -> RewardModel | RewardTable:
+    """The reward that a run has recovered from demonstrations.
 
     Raises:
         UserError: It has none.
     """
-    for extension in getattr(run.agent, "extensions", {}).values():
+    agent = run.agent
+    if isinstance(table := getattr(agent, "reward", None), np.ndarray):
+        return RewardTable(agent.observation_space, agent.action_space, table)
+    for extension in getattr(agent, "extensions", {}).values():
         if isinstance(extension.model, RewardModel):
             return extension.model
     raise UserError(f"{run.path} holds no reward; gail, airl and maxent-irl recover one")

@@ -116,8 +116,8 @@ class MaxEntIRL(Learner):
         model = tabular_model(self.world)
         if model is None:
             raise UserError(
-                f"{self.env_id or self.world} has no transition table, which {self.method} computes with; take gail or "
-                "airl"
+                f"{self.env_id or self.world} has no transition table, which {self.method} computes with; from "
+                "samples, the same objectives are: rltool train gail ... --demos-objective maxent (or margin)"
             )
         return model
 

@@ -148,3 +148,25 @@ def absorbing_step(steps: Steps) -> Steps:
     zeros = map_tree(np.zeros_like, tuple(steps.rows(slice(0, 1))))
     one = np.ones(1, np.int64)
     return Steps(*zeros)._replace(absorbing=one, absorbed=one)
+
+
+class RewardTable:
+    """A recovered reward of a tabular environment, used like a `RewardModel`.
+
+    Args:
+        observation_space: Space of the states.
+        action_space: Space of the actions.
+        table: `(S,)`, the reward of arriving in a state, or `(S, A)`, of an action in a state.
+    """
+
+    def __init__(
+        self, observation_space: gym.spaces.Discrete, action_space: gym.spaces.Discrete, table: np.ndarray
+    ) -> None:
+        self.observation_space, self.action_space, self.table = observation_space, action_space, table
+
+    def rewards(self, steps: Steps) -> np.ndarray:
+        """The reward of B steps, as arrays: `(B,)`."""
+        if self.table.ndim == 1:
+            return self.table[np.asarray(steps.successors) - int(self.observation_space.start)]
+        states = np.asarray(steps.observations) - int(self.observation_space.start)
+        return self.table[states, np.asarray(steps.actions) - int(self.action_space.start)]

@@ -13,7 +13,7 @@ from rltool.agents.maxent_irl import MaxEntIRL
 from rltool.agents.on_policy import OnPolicyAgent
 from rltool.agents.policy import environment_actions, policy_actions, without_mask
 from rltool.agents.reward_metrics import pearson, pearson_distance, tabular_epic_distance
-from rltool.agents.reward_model import RewardModel, Steps
+from rltool.agents.reward_model import RewardModel, RewardTable, Steps
 from rltool.envs.tabular import Floats, Tabular
 from rltool.errors import UserError
 from rltool.training.checkpoint import disk_error
@@ -84,7 +84,11 @@ def draw_reward_table(model: Tabular, recovered: Floats, out: Path, title: str =
 
 
 def draw_sampled_reward(
-    agent: OnPolicyAgent, model: RewardModel, out: Path, dims: tuple[int, int] | None = None, title: str = ""
+    agent: OnPolicyAgent,
+    model: RewardModel | RewardTable,
+    out: Path,
+    dims: tuple[int, int] | None = None,
+    title: str = "",
 ) -> Path:
     """Draw the true and a recovered reward of the same steps over two components of the observation.
 

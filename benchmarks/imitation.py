@@ -3,10 +3,10 @@
     python benchmarks/imitation.py [scores|rewards|all] [--seeds 5] [--runs gail:CartPole-v1 ...] [--work FOLDER]
 
 `scores`: (return - random) / (demonstrator - random) of bc, dagger, gail and airl, over 100 deterministic episodes that
-nothing was learned from; `demonstrator` is the mean return of the demonstrations themselves. `rewards`: the same of a
-fresh PPO that is trained on the reward which airl recovered, and on nothing else. Demonstrators are trained with their
-presets, into FOLDER/experts, if they are not there yet. Results go into `benchmarks/results/imitation-PART.json` and
-`docs/benchmarks.md`.
+none of them has seen; `demonstrator` is the mean return of whoever made the demonstrations, over 200 others.
+`rewards`: the same of a fresh PPO that is trained on the reward which airl recovered, and on nothing else. Demonstrators
+are trained with their presets, into FOLDER/experts, if they are not there yet. Results go into
+`benchmarks/results/imitation-PART.json` and `docs/benchmarks.md`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def rltool(*words: object) -> dict[str, Any]:
 
 
 def prepare(env: str, work: Path) -> tuple[Path, Path, float, float]:
-    """The demonstrator's run, its demonstrations, their mean return, and that of random episodes."""
+    """The demonstrator's run, its demonstrations, its mean return over other episodes, and that of random ones."""
     expert, demos, random = work / "experts" / env, work / f"{env}.npz", work / f"{env}-random.npz"
     if not expert.exists():
         rltool("train", "ppo", env, "--run-dir", work / "experts", "--name", env, "--quiet")
@@ -57,8 +57,8 @@ def prepare(env: str, work: Path) -> tuple[Path, Path, float, float]:
         rltool("record", expert, "--episodes", DEMONSTRATIONS, "--seed", 7, "--out", demos)
     if not random.exists():
         rltool("record", "--random", env, "--episodes", 100, "--out", random)
-    returns = [rltool("demos", file, "--env", env)["return"]["mean"] for file in (demos, random)]
-    return expert, demos, returns[0], returns[1]
+    played = rltool("eval", expert, "--episodes", 200, "--seed", EVALUATION_SEED)
+    return expert, demos, played["mean_return"], rltool("demos", random, "--env", env)["return"]["mean"]
 
 
 def train(method: str, env: str, folder: str, seed: int, *options: object) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import rltool
 from rltool.agents import A2C, AIRL, GAIL, PPO, controls
 from rltool.agents.adversarial import OBJECTIVES, recovered_reward, shuffled
 from rltool.agents.controls import verdict
-from rltool.agents.reward_model import RewardModel, Steps, absorbing_step
+from rltool.agents.reward_model import RewardModel, RewardTable, Steps, absorbing_step
 from rltool.envs.demonstrations import Demonstrations
 from rltool.errors import UserError
 from rltool.training.checkpoint import load_state
@@ -264,7 +264,7 @@ def test_it_learns_what_was_demonstrated(identity_demos, objective):
         demos_objective=objective,
         demos_reads="state-action",
         demos_weight_decay=0.1,
-        ent_coef=0.02,
+        ent_coef=0.05,
         num_steps=32,
         batch_size=64,
         learning_rate=3e-3,
@@ -457,3 +457,13 @@ def test_demonstrations_that_are_missing_leave_no_run_behind(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
         rltool.train("gail", "CartPole-v1", demos=str(tmp_path / "nowhere.npz"), run_dir=str(tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_fresh_agent_learns_from_a_table_of_rewards():
+    states, actions = gym.spaces.Discrete(3), gym.spaces.Discrete(2, start=1)
+    zeros = np.zeros(3, np.int64)
+    some = Steps(np.array([0, 1, 2]), np.array([1, 2, 1]), np.array([1, 2, 0]), zeros, zeros)
+    arriving = RewardTable(states, actions, np.array([10.0, 20.0, 30.0]))
+    assert arriving.rewards(some).tolist() == [20.0, 30.0, 10.0]
+    acting = RewardTable(states, actions, np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    assert acting.rewards(some).tolist() == [1.0, 4.0, 5.0]
