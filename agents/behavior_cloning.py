@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from torch import nn
+from torch.nn.functional import relu
 
 from rltool.agents.cloning_config import BCConfig
 from rltool.agents.examples import Batch, Examples, balancing_weights, held_out
@@ -23,7 +24,6 @@ from rltool.envs import Demonstrations, load_demonstrations
 from rltool.errors import UserError
 from rltool.networks.backbone import evaluating
 from rltool.networks.distributions import DiagonalGaussian, Distribution
-from rltool.networks.heads import GaussianHead, SquashedHead
 from rltool.networks.normalization import is_numeric
 from rltool.networks.observations import space_leaves
 from rltool.training.checkpoint import State
@@ -163,13 +163,13 @@ class BehaviorCloning(Learner):
     def update(self, batch: Batch) -> UpdateMetrics:
         """One step along the gradient of the mean of w log pi(a | s); returns metrics by their `train/` names."""
         config = self.config
-        distribution = self.distribution(batch)
+        distribution, narrowness = self.distribution(batch)
         log_prob = distribution.log_prob(batch.targets)
         if config.label_smoothing:
             # Cross-entropy with (1 - e) on what was done and e on all actions alike (Szegedy et al., 2016).
             everything = distribution.uniform_log_prob()  # type: ignore[union-attr]
             log_prob = (1 - config.label_smoothing) * log_prob + config.label_smoothing * everything
-        loss = -(batch.weights * log_prob).mean()
+        loss = narrowness - (batch.weights * log_prob).mean()
         if config.ent_coef:
             loss = loss - config.ent_coef * distribution.entropy().mean()
         if config.weight_decay:
@@ -177,20 +177,21 @@ class BehaviorCloning(Learner):
         with torch.no_grad():
             agreement = self.agreement(distribution, batch).mean()
         grad_norm = self.optimizer.step(loss)
-        self._keep_spread()
         return {"loss": loss.detach(), self.agreement_name: agreement, "grad_norm": grad_norm}
 
-    def distribution(self, batch: Batch) -> Distribution:
-        """What the student would do, with no Gaussian narrower than allowed.
+    def distribution(self, batch: Batch) -> tuple[Distribution, torch.Tensor | float]:
+        """What the student would do, no Gaussian counting as narrower than allowed, and what being narrower costs.
 
         Demonstrators are often deterministic. The likelihood then grows without end as the deviation shrinks: gradients
-        grow like its inverse square, and a policy is left that reinforcement learning could not explore with. From the
-        least deviation on, the loss is the squared error.
+        grow like its inverse square, and a policy is left that reinforcement learning could not explore with. At the
+        least deviation, the loss is the squared error.
         """
         distribution = self.student.distribution(batch.observations, batch.sequences)
-        if isinstance(distribution, DiagonalGaussian):
-            distribution.log_std = distribution.log_std.clamp(min=self.least_log_std)
-        return distribution
+        if not isinstance(distribution, DiagonalGaussian):
+            return distribution, 0.0
+        missing = relu(self.least_log_std - distribution.log_std)
+        distribution.log_std = distribution.log_std + missing
+        return distribution, missing.square().mean()
 
     @cached_property
     def least_log_std(self) -> torch.Tensor:
@@ -198,14 +199,6 @@ class BehaviorCloning(Learner):
         space = self.action_space
         half = action_widths(space) / 2 if isinstance(space, gym.spaces.Box) and not self.config.squash else np.ones(1)
         return torch.from_numpy(np.log(self.config.min_std * half)).to(self.device, torch.float32)
-
-    def _keep_spread(self) -> None:
-        """What acts is to have the deviation that the loss counts with."""
-        head: Any = self.student.action_head
-        head = head.inner if isinstance(head, SquashedHead) else head
-        if isinstance(head, GaussianHead) and head.log_std_linear is None:
-            with torch.no_grad():
-                head.log_std.clamp_(min=self.least_log_std)
 
     def squared_weights(self) -> torch.Tensor:
         """Sum of the squared weights, without biases, of what acts."""
@@ -254,7 +247,7 @@ class BehaviorCloning(Learner):
         loss, agreement = 0.0, 0.0
         with torch.no_grad(), evaluating(self.student):
             for batch in examples.batches(LARGE_BATCH):
-                distribution = self.distribution(batch)
+                distribution, _ = self.distribution(batch)
                 loss -= float((batch.weights * distribution.log_prob(batch.targets)).sum())
                 agreement += float(self.agreement(distribution, batch).sum())
         self.validation = {

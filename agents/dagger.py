@@ -77,7 +77,7 @@ class DAgger(BehaviorCloning):
 
     def prepare(self) -> None:
         _ = self.expert
-        if self.config.demos is not None and self.gathered is None:
+        if self.gathered is None and (self._given is not None or self.config.demos is not None):
             self.gathered = self._load(self.observation_space, self.action_space)
 
     @cached_property

@@ -10,6 +10,7 @@ import torch
 import rltool
 from rltool.agents import BehaviorCloning, DAgger
 from rltool.agents.dagger import Mixture, ask, join
+from rltool.agents.recording import record
 from rltool.envs import Demonstrations
 from rltool.errors import UserError
 from rltool.training.checkpoint import load_state
@@ -36,6 +37,40 @@ class Ridge(gym.Env):
         return np.array([self.x], np.float32), float(abs(self.x) < 2), bool(abs(self.x) > 6), False, {}
 
 
+class Windy(gym.Env):
+    """A bridge of eleven planks; one falls off at either end. In wind, one step in five goes outwards, whatever is done.
+
+    In calm weather a walker who goes back to the middle sees three planks of them.
+    """
+
+    observation_space = gym.spaces.Discrete(11)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, wind=0.2):
+        self.wind = wind
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = 0
+        return self.x + 5, {}
+
+    def step(self, action):
+        outwards = self.np_random.random() < self.wind
+        self.x += (1 if self.x >= 0 else -1) if outwards else (1 if action else -1)
+        fallen = abs(self.x) > 5
+        return min(max(self.x, -5), 5) + 5, 1.0, fallen, False, {}
+
+
+class Walker:
+    """Goes back to the middle."""
+
+    observation_space = Windy.observation_space
+    action_space = Windy.action_space
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return (observation <= 5).astype(np.int64), None
+
+
 class Expert:
     """Goes back to the middle."""
 
@@ -57,8 +92,9 @@ class Alternating:
 @pytest.fixture(scope="module", autouse=True)
 def ridge():
     gym.register("Ridge-v0", entry_point=Ridge, max_episode_steps=40)
+    gym.register("Windy-v0", entry_point=Windy, max_episode_steps=100)
     yield
-    del gym.registry["Ridge-v0"]
+    del gym.registry["Ridge-v0"], gym.registry["Windy-v0"]
 
 
 OPTIONS = {"num_steps": 80, "num_envs": 2, "num_epochs": 5, "batch_size": 32, "hidden_sizes": (16,)}
@@ -70,6 +106,21 @@ def test_it_learns_what_the_expert_would_do_everywhere():
     assert agent.rounds == 3
     places = np.array([[-4.0], [-1.0], [1.0], [4.0]], np.float32)
     assert agent.predict(places, deterministic=True)[0].tolist() == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_survives_where_a_clone_drifts_off(seed):
+    demos = record(Walker(), "Windy-v0", 3, env_kwargs={"wind": 0.0})
+    assert np.unique(demos.observations).size <= 3
+    options = {"demos": demos, "seed": seed, "hidden_sizes": (16,), "learning_rate": 1e-2}
+    clone = BehaviorCloning("Windy-v0", **options).learn(10_000)
+    agent = DAgger("Windy-v0", expert=Walker(), num_steps=200, batch_size=32, **options).learn(2_000)
+    expert, cloned, asked = (
+        rltool.evaluate(each, "Windy-v0", episodes=50).mean_return for each in (Walker(), clone, agent)
+    )
+    assert asked == expert
+    assert cloned < 0.9 * expert
+    assert agent.disagreement["last"] < agent.disagreement["first"]
 
 
 def test_it_asks_about_what_the_learner_met():
