@@ -334,7 +334,7 @@ class RNN(Recurrent):
     """A simple recurrent network: its hidden layer is fed back what it put out (Elman, 1990) or the output (Jordan)."""
 
     name = "rnn"
-    core_class = nn.RNN
+    core_class: Any = nn.RNN
     cell = staticmethod(elman_cell)
 
     def __init__(self, config: BackboneConfig, space: gym.Space) -> None:
