@@ -50,7 +50,7 @@ def compare_with_controls(run: Run, demos: Demonstrations, progress: Progress) -
     figures: dict[str, Any] = {"random_return": random, "score": score(play(agent)[0])}
     if known:
         figures["demonstrator_return"] = demonstrator
-    if not run.config["config"]["controls"]:
+    if not run.config["config"].get("controls"):  # Only gail and airl have this option.
         return figures
     # Where demonstrations last as long as random episodes, a constant reward teaches nothing: nothing leaks.
     controls = {"constant": "survive" if length > random_length else "finish"} if length != random_length else {}
