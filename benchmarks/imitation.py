@@ -4,8 +4,9 @@
 
 `scores`: (return - random) / (demonstrator - random) of bc, dagger, gail and airl, over 100 deterministic episodes that
 none of them has seen; `demonstrator` is the mean return of whoever made the demonstrations, over 200 others.
-`rewards`: the same of a fresh PPO that is trained on the reward which airl recovered, and on nothing else. Demonstrators
-are trained with their presets, into FOLDER/experts, if they are not there yet. Results go into
+`rewards`: the same of a fresh PPO that is trained on the reward which airl recovered, and on nothing else.
+
+Demonstrators are trained with their presets, into FOLDER/experts, if they are not there yet. Results go into
 `benchmarks/results/imitation-PART.json` and `docs/benchmarks.md`.
 """
 

@@ -503,12 +503,12 @@ def _packed(result: Any, error: Exception | None) -> bytes | None:
     if error is not None:
         error.add_note("".join(["In a worker process: ", *traceback.format_exception(error)]))
     try:
-        message = pickle.dumps((result, error), pickle.HIGHEST_PROTOCOL)
+        message = pickle.dumps((result, error))
         if error is not None:
             pickle.loads(message)  # There are exceptions that can be written, but not read.
     except Exception as failure:
         seen = error or failure
-        message = pickle.dumps((None, RuntimeError(f"{type(seen).__name__}: {seen}")), pickle.HIGHEST_PROTOCOL)
+        message = pickle.dumps((None, RuntimeError(f"{type(seen).__name__}: {seen}")))
     return message
 
 

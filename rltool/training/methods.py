@@ -20,11 +20,11 @@ METHODS = Registry("method", group="rltool.methods")
 METHODS.add("reinforce", "rltool.agents.methods:reinforce", "policy gradient on whole episodes, five ways of credit")
 METHODS.add("a2c", "rltool.agents.methods:a2c", "advantage actor-critic: one gradient step per short rollout")
 METHODS.add("ppo", "rltool.agents.methods:ppo", "proximal policy optimization with the clipped objective")
+METHODS.add("bc", "rltool.agents.methods:bc", "behavior cloning: supervised learning of demonstrated actions")
+METHODS.add("dagger", "rltool.agents.methods:dagger", "cloning of what an expert would do where the learner gets to")
 METHODS.add("gail", "rltool.agents.methods:gail", "imitation by a discriminator of demonstrations and own steps")
 METHODS.add("airl", "rltool.agents.methods:airl", "inverse RL by such a discriminator: recovers a reward of states")
 METHODS.add("maxent-irl", "rltool.agents.methods:maxent_irl", "inverse RL, exact where the transition table is known")
-METHODS.add("bc", "rltool.agents.methods:bc", "behavior cloning: supervised learning of demonstrated actions")
-METHODS.add("dagger", "rltool.agents.methods:dagger", "cloning of what an expert would do where the learner gets to")
 
 
 @dataclass(frozen=True)
