@@ -96,3 +96,4 @@ class DAggerRunConfig(RunConfig):
         20_000, description="Budget: timesteps played, whose last episodes are played to the end."
     )
     eval_freq: NonNegativeInt = Field(5_000, description="Timesteps between two evaluations; 0: never.")
+    save_freq: NonNegativeInt = Field(5_000, description="Timesteps between two checkpoints; 0: only at the end.")

@@ -74,6 +74,7 @@ def draw_drift(run: Run, drift: Mapping[str, np.ndarray]) -> Path:
         smooth = np.convolve(values, np.ones(window) / window, mode="valid")
         axes.plot(np.arange(len(smooth)) + window / 2, smooth, label=label)
     axes.set(xlabel="timestep of the episode", ylim=(0, None))
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.legend(frameon=False)
     path = run.path / "drift.png"
     figure.savefig(path)

@@ -38,7 +38,7 @@ class Ridge(gym.Env):
 
 
 class Windy(gym.Env):
-    """A bridge of eleven planks; one falls off at either end. In wind, one step in five goes outwards, do what one may.
+    """A bridge of eleven planks; one falls off at either end. In wind, one step in five goes outwards in any case.
 
     In calm weather a walker who goes back to the middle sees three planks of them.
     """
