@@ -28,7 +28,7 @@ class BCConfig(PolicyConfig):
     max_grad_norm: PositiveFloat = Field(0.5, description="Gradients are scaled down to this norm.")
     ent_coef: NonNegativeFloat = Field(0.0, description="Weight of the entropy bonus in the loss.")
     weight_decay: NonNegativeFloat = Field(
-        5.0, description="Weight of half the squared weights, against the log-likelihood of all demonstrations."
+        0.0, description="Weight of half the squared weights, against the log-likelihood of all demonstrations."
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="(Choices) Share of the target that goes to all actions alike."
