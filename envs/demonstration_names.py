@@ -31,7 +31,7 @@ def full_name(name: str | Path) -> str:
     name = str(name)
     if is_npz(name):
         return name
-    if not re.fullmatch(r"[-\w]+(/[-\w]+)*", name):
+    if not re.fullmatch(r"(?!./[^/]*$)[-\w]+(/[-\w]+)*", name):  # Minari knows no group of one letter.
         raise UserError(
             f"'{name}' names no demonstrations: a file ends in .npz, and a Minari dataset's name has only letters, "
             "digits, - and _ (and / between groups)"

@@ -13,7 +13,7 @@ import numpy as np
 from rltool.trees import Tree, map_tree
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Demonstrations:
     """Whole episodes, one after another: n timesteps, E episodes.
 
@@ -42,6 +42,9 @@ class Demonstrations:
     env_id: str | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     name: str = "the demonstrations"
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.num_episodes} episodes, {len(self)} timesteps>"
 
     def __len__(self) -> int:
         """Number of timesteps."""
