@@ -55,7 +55,7 @@ def load_dataset(name: str) -> Dataset:
 
     Example:
         >>> load_dataset("digits").train.x.shape
-        (1437, 1, 8, 8)
+        (1438, 1, 8, 8)
     """
     if name == "digits":
         return _digits()

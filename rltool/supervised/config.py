@@ -26,6 +26,9 @@ class ClassifierConfig(BackboneConfig):
     batch_size: PositiveInt = Field(64, description="Examples in a minibatch.")
     max_grad_norm: PositiveFloat = Field(5.0, description="Gradients are scaled down to this norm.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target that goes to all classes alike.")
+    augment: tuple[Literal["shift", "flip"], ...] = Field(
+        (), description="(Images) Random changes while learning: shift (by up to an eighth), flip (left to right)."
+    )
     validation_fraction: float = Field(
         0.1, gt=0, lt=1, description="Share of the training examples that chooses the best weights instead."
     )

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from rltool.data.datasets import Dataset, Part, load_dataset, split
 from rltool.errors import TrainingError, UserError
 from rltool.networks.backbone import evaluating
+from rltool.supervised.augmentation import AUGMENTATIONS
 from rltool.supervised.classifier import Classifier
 from rltool.supervised.config import ClassifierConfig
 from rltool.training.checkpoint import State, load_state, save_state
@@ -102,6 +103,8 @@ class ClassifierLearner:
             UserError: Something is missing or does not fit.
         """
         _ = self.examples
+        if self.config.augment and len(self.model.input_space.shape or ()) != 3:
+            raise UserError(f"{self.data} holds points; --augment is for images")
 
     def loss(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What a minibatch is learned by: its mean loss, and the logits `(B, classes)` it comes from.
@@ -112,6 +115,12 @@ class ClassifierLearner:
         """
         logits = self.model(x)
         return F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing), logits
+
+    def augment(self, x: torch.Tensor) -> torch.Tensor:
+        """Inputs `(B, ...)` as this minibatch shows them."""
+        for name in self.config.augment:
+            x = AUGMENTATIONS[name](x)
+        return x
 
     def train_step(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, Any]:
         """One step of the optimizer on a minibatch; returns its figures.
@@ -167,7 +176,7 @@ class ClassifierLearner:
                     size = min(self.config.batch_size, total_timesteps - self.timesteps)
                     rows, self.pending = self.pending[:size], self.pending[size:]
                     self.optimizer.freeze([self.model.backbone] if self.timesteps < self.frozen_until else [])
-                    figures = self.train_step(x[rows], y[rows])
+                    figures = self.train_step(self.augment(x[rows]), y[rows])
                     self.timesteps += len(rows)
                     self.updates += 1
                     answers = [each(self, figures) for each in callbacks]

@@ -163,11 +163,11 @@ class SGD(Optimizer):
         momentum: float = 0.9,
     ) -> None:
         super().__init__(module, learning_rate, max_grad_norm)
-        self.momentum = momentum
+        self.beta = momentum
         self.moment1 = torch.zeros_like(self.parameters)
 
     def _update(self) -> None:
-        self.moment1.mul_(self.momentum).add_(self.gradient)
+        self.moment1.mul_(self.beta).add_(self.gradient)
         self.parameters.add_(self.moment1, alpha=-self.learning_rate)
 
 
