@@ -99,7 +99,7 @@ def _split_dataset(name: str, whole: Part, classes: tuple[str, ...]) -> Dataset:
 
 def _from_npz(path: Path) -> Dataset:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(path) as file:
             arrays = dict(file)
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
