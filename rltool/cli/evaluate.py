@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -44,8 +44,12 @@ def evaluate(
 ) -> None:
     """Let a trained agent play, and report its returns."""
     from rltool.agents import evaluation
-    from rltool.cli.opening import open_agent
+    from rltool.cli.opening import open_agent, open_classifier
 
+    classifier = open_classifier(run)
+    if classifier is not None:
+        _report_classifier(classifier, json_)
+        return
     agent, folder, env_id, env_kwargs = open_agent(run, env, env_arg or [], vecnormalize)
 
     if video or gif:
@@ -77,3 +81,16 @@ def evaluate(
             f"(from {figures['min_return']:.1f} to {figures['max_return']:.1f}), "
             f"length {figures['mean_length']:.1f}, {episodes} episodes, {'sampled' if stochastic else 'deterministic'}"
         )
+
+
+def _report_classifier(classifier: Any, as_json: bool) -> None:
+    result = classifier.test()
+    if as_json:
+        print(json.dumps({"data": classifier.data, **result}))
+        return
+    print(
+        f"{classifier.data}: accuracy {result['accuracy']:.2%}, loss {result['loss']:.4f}, "
+        f"{result['examples']} examples"
+    )
+    for name, accuracy in result["class_accuracy"].items():
+        print(f"  {name}: {accuracy:.2%}")

@@ -60,6 +60,14 @@ def backbones() -> None:
     _table("backbones", ["backbone", "what it is"], [[entry.name, entry.summary] for entry in BACKBONES])
 
 
+@app.command("datasets")
+def datasets() -> None:
+    """Data sets that classifiers are trained on; a file `.npz` is one, too."""
+    from rltool.data.datasets import DATASETS
+
+    _table("data sets", ["data set", "what it is"], [[name, text] for name, text in DATASETS.items()])
+
+
 @app.command("extensions")
 def extensions() -> None:
     """What agents can be extended by; each name is an option of `rltool train`."""

@@ -42,3 +42,15 @@ def open_agent(
     env_kwargs = (evaluation.for_evaluation(env_kwargs) if env is None else {}) | parse_assignments(env_arg)
     evaluation.check_spaces(agent, env_id, env_kwargs)
     return agent, folder, env_id, env_kwargs
+
+
+def open_classifier(run: str) -> Any | None:
+    """The classifier of a run; None where a run, or a file, is of something else."""
+    from rltool.training.methods import METHODS
+    from rltool.training.run import Run
+
+    if Path(run).is_file():
+        return None
+    opened = Run(run)
+    method = METHODS[opened.method].load()
+    return opened.agent if method.evaluation_metric == "accuracy" else None

@@ -48,7 +48,8 @@ def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     if name in SHORT_FLAGS:
         flags.append(SHORT_FLAGS[name])
     is_choice = get_origin(kind) is Literal
-    metavar = "N,N,..." if get_origin(field.annotation) is tuple else "CHOICE" if is_choice else None
+    listed = "NAME,NAME,..." if _lists_names(field) else "N,N,..."
+    metavar = listed if get_origin(field.annotation) is tuple else "CHOICE" if is_choice else None
     values = _values(field.default, kind) + (f"; --no-{flag[2:]}" if kind is bool else "")
     text = f"{escape(field.description or '')} [dim]{escape(f'[{values}]')}[/]"
     option = typer.Option(*flags, help=text, show_default=False, rich_help_panel=panel, metavar=metavar)
@@ -74,6 +75,11 @@ def _command_line_type(annotation: Any) -> Any:
     return str
 
 
+def _lists_names(field: FieldInfo) -> bool:
+    """Whether a field is a tuple of names to choose from."""
+    return get_origin(field.annotation) is tuple and get_origin(get_args(field.annotation)[0]) is Literal
+
+
 def _values(default: Any, kind: Any) -> str:
     choices = f"{', '.join(get_args(kind))}; " if get_origin(kind) is Literal else ""
     return f"{choices}default: {_shown(default, kind)}"
@@ -83,7 +89,7 @@ def _shown(default: Any, kind: Any) -> str:
     if default is None:
         return "none"
     if isinstance(default, tuple):
-        return ",".join(map(str, default))
+        return ",".join(map(str, default)) or "none"
     if kind is bool:
         return "yes" if default else "no"
     return f"{default:g}" if isinstance(default, float) else str(default)
@@ -97,7 +103,9 @@ def given_options(config: type[BaseModel], values: dict[str, Any]) -> dict[str, 
     """
     options = {name: values[name] for name in config.model_fields if values.get(name) is not None}
     for name, value in options.items():
-        if get_origin(config.model_fields[name].annotation) is tuple:
+        if _lists_names(config.model_fields[name]):
+            options[name] = tuple(part.strip() for part in value.split(",") if part.strip())
+        elif get_origin(config.model_fields[name].annotation) is tuple:
             try:
                 options[name] = tuple(int(size) for size in value.split(",") if size.strip())
             except ValueError:

@@ -126,6 +126,7 @@ def report(run: Any) -> None:
         f"{summary['total_timesteps']:,} timesteps in {summary['seconds']:.1f} s "
         f"({summary['timesteps_per_second']:,.0f} timesteps/s)"
         + (f", best return {result:.1f}" if result is not None else "")
+        + (f", test accuracy {summary['test_accuracy']:.2%}" if "test_accuracy" in summary else "")
         + "".join(f"\n{sentence}" for sentence in [*verdict(summary), *disagreement(summary), *continued(summary)])
         + f"\nwatch it:  rltool eval {shown(run.path)} --render human\nfilm it:   rltool eval {shown(run.path)} --video"
     )

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rltool.errors import UserError
-from rltool.networks.backbone import Backbone, automatic_backbone, evaluating
+from rltool.networks.backbone import SMALLEST_CNN_IMAGE, Backbone, automatic_backbone, evaluating
 from rltool.networks.config import BackboneConfig
 from rltool.networks.initialization import initialize
 from rltool.networks.observations import channels_last, image_size
@@ -69,12 +69,24 @@ class ImageBackbone(Backbone):
 
 
 class CNN(ImageBackbone):
-    """The network of Mnih et al., "Human-level control through deep reinforcement learning", Nature, 2015."""
+    """The network of Mnih et al., "Human-level control through deep reinforcement learning", Nature, 2015.
+
+    Its kernels and strides need 36 pixels; smaller images get as many layers of 3 x 3 kernels, two of which halve them.
+    """
 
     def __init__(self, config: BackboneConfig, space: gym.Space) -> None:
         super().__init__(config, space, features=512)
 
     def build_convolutions(self, channels: int) -> nn.Sequential:
+        if min(image_size(self.input_space)[1:]) < SMALLEST_CNN_IMAGE:
+            return nn.Sequential(
+                nn.Conv2d(channels, 32, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(32, 64, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(64, 64, 3, stride=2, padding=1),
+                nn.ReLU(),
+            )
         return nn.Sequential(
             nn.Conv2d(channels, 32, 8, stride=4),
             nn.ReLU(),

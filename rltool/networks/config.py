@@ -10,7 +10,9 @@ from rltool.registry import Registry
 
 BACKBONES = Registry("backbone", group="rltool.backbones")
 BACKBONES.add("mlp", "rltool.networks.mlp:MLP", "fully connected layers, for vectors")
-BACKBONES.add("cnn", "rltool.networks.cnn:CNN", "the convolutional network of Nature-DQN, for images from 36 pixels")
+BACKBONES.add(
+    "cnn", "rltool.networks.cnn:CNN", "the convolutional network of Nature-DQN, smaller kernels for small images"
+)
 BACKBONES.add(
     "impala", "rltool.networks.cnn:IMPALA", "the residual convolutional network of IMPALA, for images of any size"
 )

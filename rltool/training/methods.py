@@ -26,6 +26,8 @@ METHODS.add("gail", "rltool.agents.methods:gail", "imitation by a discriminator 
 METHODS.add("airl", "rltool.agents.methods:airl", "inverse RL by such a discriminator: recovers a reward of states")
 METHODS.add("maxent-irl", "rltool.agents.methods:maxent_irl", "inverse RL, exact where the transition table is known")
 
+METHODS.add("classifier", "rltool.supervised.methods:classifier", "supervised learning of labels, from a data set")
+
 
 @dataclass(frozen=True)
 class Method:
@@ -37,6 +39,8 @@ class Method:
             `learn`, `save`, `checkpoint`, `restore` and `evaluate`, as `rltool.agents.OnPolicyAgent` has.
         data: What it is trained on, as shown in help: "ENV".
         presets: Tuned options by DATA; they may set options of the run, too.
+        training_metric: Column of metrics.csv that says how well training goes.
+        evaluation_metric: The figure that an evaluation is about.
         run: Options of a run, where this method has other defaults for them.
     """
 
@@ -45,6 +49,8 @@ class Method:
     data: str = "ENV"
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     run: type[RunConfig] = RunConfig
+    training_metric: str = "rollout/ep_rew_mean"
+    evaluation_metric: str = "mean_return"
 
     def learner_class(self) -> Any:
         """Import the learner's class."""

@@ -32,6 +32,7 @@ class Optimizer:
         self.parameters = torch.cat([p.detach().reshape(-1) for p in trained])
         self.gradient = torch.zeros_like(self.parameters)
         self.steps = 0
+        self.weight_decay = 0.0
         self.places: dict[nn.Parameter, slice] = {}
         self.frozen: list[slice] = []
         start = 0
@@ -62,11 +63,16 @@ class Optimizer:
                 if norm > self.max_grad_norm:
                     self.gradient.mul_(self.max_grad_norm / (norm + 1e-6))
                 self.steps += 1
+                self._decay()
                 kept = [self.parameters[place].clone() for place in self.frozen]
                 self._update()
                 for place, values in zip(self.frozen, kept, strict=True):
                     self.parameters[place] = values
         return norm
+
+    def _decay(self) -> None:
+        if self.weight_decay:
+            self.gradient.add_(self.parameters, alpha=self.weight_decay)
 
     def _update(self) -> None:
         raise TypeError(f"{type(self).__name__} lacks an update rule")
@@ -135,4 +141,34 @@ class RMSprop(Optimizer):
         self.parameters.addcdiv_(self.gradient, scale, value=-self.learning_rate)
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "rmsprop": RMSprop}
+class AdamW(Adam):
+    """Loshchilov & Hutter, 2019: weights decay apart from the gradient."""
+
+    def _decay(self) -> None:
+        pass
+
+    def _update(self) -> None:
+        self.parameters.mul_(1 - self.learning_rate * self.weight_decay)
+        super()._update()
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum (Polyak, 1964), as PyTorch has it."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        learning_rate: float,
+        max_grad_norm: float = float("inf"),
+        momentum: float = 0.9,
+    ) -> None:
+        super().__init__(module, learning_rate, max_grad_norm)
+        self.beta = momentum
+        self.moment1 = torch.zeros_like(self.parameters)
+
+    def _update(self) -> None:
+        self.moment1.mul_(self.beta).add_(self.gradient)
+        self.parameters.add_(self.moment1, alpha=-self.learning_rate)
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "sgd": SGD}

@@ -11,6 +11,7 @@ import numpy as np
 
 from rltool.errors import UserError
 from rltool.training.checkpoint import disk_error
+from rltool.training.methods import METHODS, Method
 from rltool.training.run import Run
 from rltool.training.statistics import bootstrap_interval, iqm
 
@@ -37,13 +38,16 @@ def _axes(title: str, ylabel: str) -> tuple[Any, Any]:
 
 def draw_learning_curve(run: Run) -> Path:
     """Draw `learning_curve.png`: return of training episodes, and of evaluations."""
-    figure, axes = _axes(f"{run.method} on {run.data}", "return")
-    steps, returns = curve(run, "rollout/ep_rew_mean")
+    method: Method = METHODS[run.method].load()
+    plays = method.evaluation_metric == "mean_return"
+    figure, axes = _axes(f"{run.method} on {run.data}", "return" if plays else method.evaluation_metric)
+    steps, values = curve(run, method.training_metric)
     if len(steps):
-        axes.plot(steps, returns, label="training (last 100 episodes)")
-    steps, returns = curve(run, "eval/mean_return")
+        axes.plot(steps, values, label="training (last 100 episodes)" if plays else "training")
+    steps, values = curve(run, f"eval/{method.evaluation_metric}")
     if len(steps):
-        axes.plot(steps, returns, "o-", markersize=4, label=f"evaluation ({run.options.eval_episodes} episodes)")
+        label = f"evaluation ({run.options.eval_episodes} episodes)" if plays else "evaluation"
+        axes.plot(steps, values, "o-", markersize=4, label=label)
     if axes.lines:
         axes.legend(frameon=False)
     path = run.path / "learning_curve.png"

@@ -118,7 +118,7 @@ class Recorder:
         """
         state: State = self.learner.checkpoint()
         for name, tensor in state.tensors.items():
-            if tensor.is_floating_point() and name.startswith("policy") and not tensor.isfinite().all():
+            if tensor.is_floating_point() and name.startswith(("policy", "model")) and not tensor.isfinite().all():
                 raise TrainingError(
                     f"the weights stopped being finite numbers before timestep {self.timesteps:,}; "
                     "lower --learning-rate"

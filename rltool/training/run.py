@@ -104,7 +104,7 @@ class Run:
     @property
     def model(self) -> Any:
         """The same as `agent`, for methods that train no agent."""
-        return self.agent
+        return getattr(self.agent, "model", self.agent)
 
     def build(self, **functions: Any) -> Any:
         """A fresh, untrained learner with this run's options, and functions that no run can hold."""

@@ -351,7 +351,6 @@ def one_sentence(error: pytest.ExceptionInfo[UserError]) -> str:
             "from Text spaces at 1 cannot",
         ),
         ("mlp", SPACES["nested graph and small image"], "take --backbone gnn (or auto)"),
-        ("cnn", gym.spaces.Box(0, 255, (35, 60, 3), np.uint8), "35 x 60 pixels are too small for the cnn backbone"),
         ("mpl", VECTOR, "no backbone 'mpl'; did you mean 'mlp'"),
         ("hypernetwork", VECTOR, "choose one of mlp, cnn"),
     ],
