@@ -42,7 +42,9 @@ def train_seeds(method: str, data: str, seeds: list[int], options: dict[str, Any
     from rltool.training.options import resolve_options
     from rltool.training.run import Run, _next_free, sanitize
 
-    resolve_options(METHODS[method].load(), data, options)
+    known = METHODS[method].load()
+    resolve_options(known, data, options)
+    metric = known.evaluation_metric
     parent = Path(options.get("run_dir", RunConfig.model_fields["run_dir"].default))
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -81,9 +83,7 @@ def train_seeds(method: str, data: str, seeds: list[int], options: dict[str, Any
                 text = errors.read().strip()
                 if process.returncode == 0:
                     summary = Run(folder / f"seed-{seed}").summary
-                    result = summary["mean_return"]  # None where no episode has ended.
-                    returned = "no return" if result is None else f"return {result:.1f}"
-                    _say(f"seed {seed}: {returned}, {summary['seconds']:.1f} s", as_json)
+                    _say(f"seed {seed}: {_figure(metric, summary)}, {summary['seconds']:.1f} s", as_json)
                 else:
                     failed[seed] = text.split("\n")[-1]
                     _say(f"seed {seed}: {failed[seed]}", as_json)
@@ -98,29 +98,44 @@ def train_seeds(method: str, data: str, seeds: list[int], options: dict[str, Any
                 process.kill()
         print(f"stopped; go on with each seed: rltool resume {folder}/seed-S", file=sys.stderr)
         raise typer.Exit(1) from None
-    _report(folder, [s for s in seeds if s not in failed], failed, as_json)
+    _report(folder, metric, [s for s in seeds if s not in failed], failed, as_json)
 
 
-def _report(folder: Path, seeds: list[int], failed: dict[int, str], as_json: bool) -> None:
+def _result(metric: str, summary: dict[str, Any]) -> float | None:
+    """What a run came to: on test examples, where there are such; None where no episode has ended."""
+    return summary.get(f"test_{metric}", summary.get(metric))
+
+
+def _figure(metric: str, summary: dict[str, Any]) -> str:
+    name, result = metric.removeprefix("mean_"), _result(metric, summary)
+    return f"no {name}" if result is None else f"{name} {_shown(metric, result)}"
+
+
+def _shown(metric: str, value: float) -> str:
+    return f"{value:.2%}" if metric == "accuracy" else f"{value:.1f}"
+
+
+def _report(folder: Path, metric: str, seeds: list[int], failed: dict[int, str], as_json: bool) -> None:
     import numpy as np
 
     from rltool.training.checkpoint import write_atomically
     from rltool.training.run import Run
     from rltool.training.statistics import bootstrap_interval, iqm
 
-    results = [Run(folder / f"seed-{s}").summary["mean_return"] for s in seeds]
-    returns = np.array([result for result in results if result is not None], dtype=float)
+    results = [_result(metric, Run(folder / f"seed-{s}").summary) for s in seeds]
+    values = np.array([result for result in results if result is not None], dtype=float)
     report: dict[str, Any] = {"run": str(folder), "seeds": seeds, "failed": failed}
-    if len(returns):
-        low, high = bootstrap_interval(returns)
-        report |= {"mean_return": float(returns.mean()), "iqm": iqm(returns), "interval_95": [low, high]}
+    if len(values):
+        low, high = bootstrap_interval(values)
+        report |= {metric: float(values.mean()), "iqm": iqm(values), "interval_95": [low, high]}
     write_atomically(folder / "summary.json", (json.dumps(report, indent=2) + "\n").encode())
     if as_json:
         print(json.dumps(report))
-    elif len(returns):
+    elif len(values):
+        mean, middle, least, most = (_shown(metric, value) for value in (report[metric], report["iqm"], low, high))
         print(
-            f"{len(seeds)} seeds: mean return {report['mean_return']:.1f}, IQM {report['iqm']:.1f}, "
-            f"95% interval {low:.1f} to {high:.1f}\ncompare:   rltool plot {folder}"
+            f"{len(seeds)} seeds: mean {metric.removeprefix('mean_')} {mean}, IQM {middle}, "
+            f"95% interval {least} to {most}\ncompare:   rltool plot {folder}"
         )
     if failed:
         raise typer.Exit(1)

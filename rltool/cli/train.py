@@ -118,7 +118,6 @@ def _train_one(name: str, data: str, options: dict[str, Any], as_json: bool, qui
 def report(run: Any) -> None:
     """Say how a run ended, and what can be done with it."""
     from rltool.agents.controls import verdict
-    from rltool.training.run import shown
 
     summary = run.summary
     result = summary.get("mean_return")
@@ -128,8 +127,17 @@ def report(run: Any) -> None:
         + (f", best return {result:.1f}" if result is not None else "")
         + (f", test accuracy {summary['test_accuracy']:.2%}" if "test_accuracy" in summary else "")
         + "".join(f"\n{sentence}" for sentence in [*verdict(summary), *disagreement(summary), *continued(summary)])
-        + f"\nwatch it:  rltool eval {shown(run.path)} --render human\nfilm it:   rltool eval {shown(run.path)} --video"
+        + _next_steps(run)
     )
+
+
+def _next_steps(run: Any) -> str:
+    from rltool.training.run import shown
+
+    command = f"rltool eval {shown(run.path)}"
+    if METHODS[run.method].load().evaluation_metric != "mean_return":
+        return f"\ntest it:   {command}"
+    return f"\nwatch it:  {command} --render human\nfilm it:   {command} --video"
 
 
 def disagreement(summary: dict[str, Any]) -> list[str]:
