@@ -1,0 +1,210 @@
+"""What all attacks share: how they are called, what they refuse, and what they return."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+
+from rltool.attacks.losses import LOSSES, Objective
+from rltool.attacks.norms import Ball, Norm, distance, make_ball
+from rltool.attacks.victim import Victim
+from rltool.errors import UserError
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attack found.
+
+    Attributes:
+        x_adv: Attacked inputs `(B, ...)`, within the victim's bounds.
+        success: Whether the victim is wrong about `x_adv`, or gives the target where there was one, `(B,)`; judged
+            on exactly these inputs. Of continuous actions: whether one has changed by more than the tolerance.
+        distance: Size of each perturbation in the attack's norm, `(B,)`, in the input's own units.
+        n_forward: Batches that the victim was shown.
+        n_backward: Batches that gradients were taken of.
+        n_queries: How often the victim was shown each sample, or a changed one, `(B,)`.
+    """
+
+    x_adv: torch.Tensor
+    success: torch.Tensor
+    distance: torch.Tensor
+    n_forward: int
+    n_backward: int
+    n_queries: torch.Tensor
+
+
+@dataclass
+class Problem:
+    """Samples under attack; indexed by rows, it is the same problem of fewer samples.
+
+    Attributes:
+        victim: What is attacked.
+        x: Clean inputs `(B, ...)`.
+        y: Labels `(B,)`, or clean means of continuous actions `(B, K)`.
+        target: What the victim shall say instead, `(B,)`; None where anything but the label will do.
+        outputs: What the victim says of `x`, `(B, K)`.
+        queries: How often each sample was shown to the victim so far, `(B,)`.
+    """
+
+    victim: Victim
+    x: torch.Tensor
+    y: torch.Tensor
+    target: torch.Tensor | None
+    outputs: torch.Tensor
+    queries: torch.Tensor = field(repr=False)
+
+    def __getitem__(self, rows: torch.Tensor) -> Problem:
+        target = None if self.target is None else self.target[rows]
+        return Problem(self.victim, self.x[rows], self.y[rows], target, self.outputs[rows], self.queries[rows])
+
+    def succeeded(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Whether outputs `(B, K)` are what the attack wants, `(B,)`."""
+        if self.victim.tolerance is not None:
+            return ((outputs - self.y).abs() > self.victim.tolerance.to(outputs)).any(1)
+        chosen = outputs.argmax(1)
+        return chosen != self.y if self.target is None else chosen == self.target
+
+    def objective(self, loss: str) -> Objective:
+        """The loss of that name as a function of the outputs alone."""
+        if self.victim.tolerance is not None:
+            unit = self.victim.tolerance.to(self.y)
+            return lambda means: ((means - self.y) / unit).square().sum(1)
+        function = LOSSES[loss]
+        return lambda logits: function(logits, self.y, self.target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """An attack: hyperparameters in the constructor, data in the call.
+
+    Attributes:
+        norm: How perturbations are measured.
+        seed: Of what is drawn at random.
+    """
+
+    norms: ClassVar[tuple[Norm, ...]] = ("linf",)
+    targets: ClassVar[bool] = True
+    norm: Norm = "linf"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.norm not in self.norms:
+            raise UserError(f"{type(self).__name__} has no norm {self.norm!r}; choose {' or '.join(self.norms)}")
+
+    def __call__(
+        self, victim: Victim, x: torch.Tensor, y: torch.Tensor | None = None, target: torch.Tensor | None = None
+    ) -> AttackResult:
+        """Attack inputs.
+
+        Args:
+            victim: What is attacked; it comes out as it went in.
+            x: Inputs `(B, ...)`, within the victim's bounds.
+            y: Labels `(B,)`; by default what the victim says of `x`.
+            target: Classes that the victim shall give instead, `(B,)`.
+
+        Raises:
+            UserError: The data, or what the victim gives for them, cannot be attacked.
+        """
+        if not isinstance(victim, Victim):
+            raise UserError("attack a Victim: Victim(module, bounds=(0, 1)), or Victim.from_agent(agent)")
+        if len(x) == 0:
+            raise UserError("there is nothing to attack: x is empty")
+        forward, backward = victim.n_forward, victim.n_backward
+        with victim.undisturbed():
+            outputs = victim.check(x)
+            y, target = self._labels(victim, outputs, y, target)
+            queries = torch.ones(len(x), dtype=torch.long, device=x.device)
+            problem = Problem(victim, x.detach(), y, target, outputs, queries)
+            x_adv = victim.clip(self.run(problem)).detach()
+            with torch.no_grad():
+                success = problem.succeeded(victim.logits(x_adv))
+        return AttackResult(
+            x_adv,
+            success,
+            distance(x_adv - problem.x, self.norm),
+            victim.n_forward - forward,
+            victim.n_backward - backward,
+            queries + 1,
+        )
+
+    def run(self, problem: Problem) -> torch.Tensor:
+        """Attacked inputs `(B, ...)`; adds to `problem.queries` how often each sample was shown to the victim."""
+        raise TypeError(f"{type(self).__name__} lacks a run method")
+
+    def _labels(
+        self, victim: Victim, outputs: torch.Tensor, y: torch.Tensor | None, target: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if victim.tolerance is not None:
+            if y is not None or target is not None:
+                raise UserError("continuous actions have no labels; leave y and target out")
+            return outputs, None
+        y = outputs.argmax(1) if y is None else _checked("y", y, outputs)
+        if target is None:
+            return y, None
+        if not self.targets:
+            raise UserError(f"{type(self).__name__} has no targeted form; leave target out")
+        target = _checked("target", target, outputs)
+        if bool((target == y).any()):
+            raise UserError("a target is equal to its label; give another class")
+        return y, target
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundedAttack(Attack):
+    """An attack that makes the most of a ball of perturbations.
+
+    Attributes:
+        epsilon: Radius of the ball: a number, or a tensor with one for each feature.
+        unit: `raw`: epsilon is in the units of the input; `std`: in standard deviations of each feature.
+    """
+
+    epsilon: float | torch.Tensor = 0.1
+    unit: str = "raw"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        values = torch.as_tensor(self.epsilon, dtype=torch.float64)
+        if not bool((values >= 0).all()) or not bool(values.isfinite().all()):
+            raise UserError(f"epsilon must be a finite number, at least 0, not {self.epsilon}")
+        if self.unit not in ("raw", "std"):
+            raise UserError(f"the unit of epsilon is raw or std, not {self.unit!r}")
+
+    def ball(self, problem: Problem) -> Ball:
+        """The perturbations that are allowed.
+
+        Raises:
+            UserError: Epsilon does not fit the inputs.
+        """
+        std = problem.victim.std
+        if self.unit == "std" and std is None:
+            raise UserError("this victim knows no standard deviations; give epsilon in the units of its inputs")
+        return make_ball(self.norm, self.epsilon, std if self.unit == "std" else None, problem.x)
+
+
+def generator(seed: int, device: torch.device) -> torch.Generator:
+    """A source of random numbers of its own."""
+    return torch.Generator(device).manual_seed(seed)
+
+
+def positive(name: str, value: float) -> None:
+    """See that a hyperparameter is above 0.
+
+    Raises:
+        UserError: It is not.
+    """
+    if not value > 0 or not math.isfinite(value):
+        raise UserError(f"{name} must be above 0, not {value}")
+
+
+def _checked(name: str, labels: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+    count = outputs.shape[1]
+    if labels.is_floating_point() or labels.shape != (len(outputs),):
+        raise UserError(f"{name} must hold one whole number for each of the {len(outputs)} samples")
+    if int(labels.min()) < 0 or int(labels.max()) >= count:
+        raise UserError(
+            f"{name} goes from {labels.min()} to {labels.max()}; the victim has the classes 0 to {count - 1}"
+        )
+    return labels.long()

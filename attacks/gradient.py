@@ -1,0 +1,233 @@
+"""Attacks that climb the gradient of a loss within a ball: FGSM, its iterated form, PGD and MI-FGSM; one loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from rltool.attacks.attack import BoundedAttack, Problem, generator, positive
+from rltool.attacks.losses import LOSSES
+from rltool.attacks.norms import Ball, Norm, per_sample
+from rltool.errors import UserError, unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientAttack(BoundedAttack):
+    """Steps along the gradient of a loss, each projected on the ball and clipped to the bounds.
+
+    Attributes:
+        loss: What is maximized: `ce`, `margin`, `dlr`, or `away-towards`, the targeted loss of the notes.
+    """
+
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+    loss: str = "ce"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss not in LOSSES:
+            raise unknown("loss", self.loss, LOSSES)
+
+    def climb(
+        self,
+        problem: Problem,
+        ball: Ball,
+        start: torch.Tensor,
+        steps: int,
+        step_size: float,
+        *,
+        decay: float = 0.0,
+        keep: Literal["last", "best"] = "last",
+        skip_broken: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The loop of all gradient attacks.
+
+        Args:
+            problem: What is attacked.
+            ball: Where perturbations stay.
+            start: First inputs `(B, ...)`.
+            steps: How many.
+            step_size: Length of a step in the ball's norm.
+            decay: How much of the earlier gradients each step remembers (momentum).
+            keep: Return the last inputs, or those with the largest loss, successful ones before all others.
+            skip_broken: Leave a sample alone from where the attack on it has succeeded.
+
+        Returns:
+            Inputs `(B, ...)`, whether each is known to succeed, and its loss, both `(B,)`.
+        """
+        victim, x, now = problem.victim, problem.x, start
+        best = start.clone()
+        best_loss = x.new_full((len(x),), -torch.inf)
+        broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        rows: Any = slice(None)  # Those that are still attacked.
+        part, velocity = problem, torch.zeros_like(x) if decay else None
+        track = keep == "best" or skip_broken
+
+        def look(outputs: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
+            success = part.succeeded(outputs)
+            better = (success & ~broken[rows]) | ((success == broken[rows]) & (losses > best_loss[rows]))
+            best[rows] = torch.where(per_sample(better, x), now, best[rows])
+            best_loss[rows] = torch.where(better, losses, best_loss[rows])
+            broken[rows] |= success
+            return success
+
+        for _ in range(steps):
+            outputs, losses, gradient = victim.gradient(now, part.objective(self.loss))
+            problem.queries[rows] += 1
+            if track:
+                success = look(outputs, losses)
+                if skip_broken and bool(success.any()):
+                    left = torch.nonzero(~success)[:, 0]
+                    rows = left if isinstance(rows, slice) else rows[left]
+                    if not len(rows):
+                        return best, broken, best_loss
+                    part, now, gradient = problem[rows], now[left], gradient[left]
+                    velocity = None if velocity is None else velocity[left]
+            if velocity is not None:
+                # Dong et al., 2018: each sample's gradient counts by its direction.
+                size = gradient.abs().mean(tuple(range(1, gradient.ndim)), keepdim=True)
+                gradient = velocity = decay * velocity + gradient / size.clamp_min(1e-30)
+            now = now + step_size * ball.steepest(gradient)
+            now = victim.clip(part.x + ball.project(now - part.x))
+        if not track:
+            return now, broken, best_loss
+        with torch.no_grad():
+            outputs = victim.logits(now)
+            problem.queries[rows] += 1
+            look(outputs, part.objective(self.loss)(outputs))
+        if keep == "last":
+            best[rows] = now
+        return best, broken, best_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGSM(GradientAttack):
+    """The fast gradient sign method (Goodfellow et al., 2015): one step of length epsilon.
+
+    x* = clip(x + epsilon * sign(grad L(x))); in l2 and l1 along the steepest direction of those norms.
+
+    Example:
+        >>> FGSM(epsilon=0.1)(victim, x, y).success.float().mean()  # doctest: +SKIP
+        tensor(0.8400)
+    """
+
+    def run(self, problem: Problem) -> torch.Tensor:
+        ball = self.ball(problem)
+        return self.climb(problem, ball, problem.x, 1, ball.epsilon)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IFGSM(GradientAttack):
+    """Iterated FGSM, the basic iterative method (Kurakin et al., 2017): many small steps from the clean input.
+
+    Attributes:
+        steps: How many.
+        step_size: Length of each, in the unit of epsilon; by default 2.5 * epsilon / steps.
+    """
+
+    steps: int = 10
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_steps(self.steps, self.step_size)
+
+    def run(self, problem: Problem) -> torch.Tensor:
+        ball = self.ball(problem)
+        return self.climb(problem, ball, problem.x, self.steps, _length(self, ball))[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MIFGSM(IFGSM):
+    """The momentum iterative method (Dong et al., 2018), whose perturbations carry over to other networks.
+
+    Attributes:
+        decay: How much of the earlier gradients each step remembers.
+    """
+
+    decay: float = 1.0
+
+    def run(self, problem: Problem) -> torch.Tensor:
+        ball = self.ball(problem)
+        return self.climb(problem, ball, problem.x, self.steps, _length(self, ball), decay=self.decay)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(GradientAttack):
+    """Projected gradient descent (Madry et al., 2018), from random starts.
+
+    With `keep="last", skip_broken=False, restarts=1` it is the textbook's loop.
+
+    Attributes:
+        steps: How many from each start.
+        step_size: Length of each, in the unit of epsilon; by default 2.5 * epsilon / steps.
+        random_start: Start anywhere in the ball, not from the clean input.
+        restarts: How many starts; later ones are for the samples that the earlier ones have not broken.
+        keep: Return the best inputs, or the last.
+        skip_broken: Leave a sample alone from where the attack on it has succeeded.
+    """
+
+    steps: int = 40
+    step_size: float | None = None
+    random_start: bool = True
+    restarts: int = 1
+    keep: Literal["last", "best"] = "best"
+    skip_broken: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_steps(self.steps, self.step_size)
+        if self.restarts < 1:
+            raise UserError(f"restarts must be at least 1, not {self.restarts}")
+        if self.keep not in ("last", "best"):
+            raise UserError(f"keep is last or best, not {self.keep!r}")
+
+    def run(self, problem: Problem) -> torch.Tensor:
+        ball, x = self.ball(problem), problem.x
+        draw = generator(self.seed, x.device)
+        found = x.clone()
+        success = problem.succeeded(problem.outputs) & self.skip_broken
+        loss = torch.full_like(success, -torch.inf, dtype=x.dtype)
+        for _ in range(self.restarts):
+            start = x
+            if self.random_start:
+                # Drawn for all, so that what one sample gets does not depend on which others are left.
+                start = problem.victim.clip(x + ball.sample(x, draw))
+            rows = torch.nonzero(~success)[:, 0] if self.skip_broken else torch.arange(len(x), device=x.device)
+            if not len(rows):
+                break
+            part = problem[rows]
+            part.queries.zero_()
+            x_adv, broken, losses = self.climb(
+                part,
+                ball,
+                start[rows],
+                self.steps,
+                _length(self, ball),
+                keep=self.keep,
+                skip_broken=self.skip_broken,
+            )
+            problem.queries[rows] += part.queries
+            better = (broken & ~success[rows]) | ((broken == success[rows]) & (losses > loss[rows]))
+            if self.keep == "last" and self.restarts == 1:
+                better[:] = True
+            found[rows] = torch.where(per_sample(better, x), x_adv, found[rows])
+            loss[rows] = torch.where(better, losses, loss[rows])
+            success[rows] |= broken
+        return found
+
+
+def _check_steps(steps: int, step_size: float | None) -> None:
+    if steps < 1:
+        raise UserError(f"steps must be at least 1, not {steps}")
+    if step_size is not None:
+        positive("step-size", step_size)
+
+
+def _length(attack: IFGSM | PGD, ball: Ball) -> float:
+    """Length of a step: long enough to cross the ball from any start, with something to spare."""
+    if attack.step_size is None:
+        return 2.5 * ball.epsilon / attack.steps
+    # With an epsilon for each feature, the ball's radius is 1, and a step's length a part of it.
+    return attack.step_size

@@ -1,0 +1,142 @@
+"""Balls that a perturbation has to stay in: how they are measured, stepped in, projected on, and drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from rltool.errors import UserError
+
+Norm = Literal["linf", "l2", "l1", "l0"]
+SPARSE_STEP = 0.01  # Share of the coordinates that a step in l1 moves, at least one (Tramer & Boneh, 2019).
+
+
+@dataclass(frozen=True)
+class Ball:
+    """All perturbations of at most `epsilon`, measured by `norm` after division by `scale`.
+
+    Attributes:
+        norm: `linf`, `l2` or `l1`.
+        epsilon: Radius.
+        scale: What a perturbation of 1 is in each feature; broadcasts to the shape of a sample.
+    """
+
+    norm: Norm
+    epsilon: float
+    scale: torch.Tensor | None = None
+
+    def distance(self, delta: torch.Tensor) -> torch.Tensor:
+        """How large perturbations `(B, ...)` are, `(B,)`."""
+        return distance(delta if self.scale is None else delta / self.scale, self.norm)
+
+    def steepest(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The perturbation of size 1 that goes furthest along a gradient `(B, ...)`."""
+        if self.scale is None:
+            return _steepest(gradient, self.norm)
+        return _steepest(gradient * self.scale, self.norm) * self.scale
+
+    def project(self, delta: torch.Tensor) -> torch.Tensor:
+        """The nearest perturbation within the ball; `(B, ...)`."""
+        if self.scale is None:
+            return _project(delta, self.norm, self.epsilon)
+        return _project(delta / self.scale, self.norm, self.epsilon) * self.scale
+
+    def sample(self, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Perturbations drawn uniformly from the ball, of the shape of `like` `(B, ...)`."""
+        delta = _sample(like, self.norm, self.epsilon, generator)
+        return delta if self.scale is None else delta * self.scale
+
+
+def distance(delta: torch.Tensor, norm: Norm) -> torch.Tensor:
+    """Norms `(B,)` of perturbations `(B, ...)`; `l0` counts the coordinates that moved."""
+    flat = delta.flatten(1)
+    match norm:
+        case "linf":
+            return flat.abs().amax(1)
+        case "l2":
+            return flat.norm(dim=1)
+        case "l1":
+            return flat.abs().sum(1)
+    return (flat != 0).sum(1).to(delta.dtype)
+
+
+def per_sample(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Values `(B,)` that broadcast along samples `(B, ...)`."""
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _steepest(gradient: torch.Tensor, norm: Norm) -> torch.Tensor:
+    match norm:
+        case "linf":
+            return gradient.sign()
+        case "l2":
+            return gradient / per_sample(gradient.flatten(1).norm(dim=1) + 1e-10, gradient)
+    # One coordinate alone would be steepest; a few go further in as many steps.
+    flat = gradient.flatten(1)
+    count = max(1, round(SPARSE_STEP * flat.shape[1]))
+    largest = flat.abs().topk(count, dim=1).indices
+    step = torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest).sign() / count)
+    return step.view_as(gradient)
+
+
+def _project(delta: torch.Tensor, norm: Norm, epsilon: float) -> torch.Tensor:
+    match norm:
+        case "linf":
+            return delta.clamp(-epsilon, epsilon)
+        case "l2":
+            factor = epsilon / delta.flatten(1).norm(dim=1)  # Infinite for no perturbation at all.
+            return delta * per_sample(factor.clamp_max(1.0), delta)
+    # Duchi et al., 2008: soft thresholding by what makes the sum of the remainders epsilon.
+    flat = delta.flatten(1)
+    size = flat.abs()
+    ordered = size.sort(dim=1, descending=True).values
+    rank = torch.arange(1, flat.shape[1] + 1, device=delta.device)
+    excess = (ordered.cumsum(1) - epsilon) / rank
+    last = (ordered > excess).sum(1, keepdim=True).clamp_min(1) - 1
+    threshold = excess.gather(1, last).clamp_min(0.0)
+    return (flat.sign() * (size - threshold).clamp_min(0.0)).view_as(delta)
+
+
+def _sample(like: torch.Tensor, norm: Norm, epsilon: float, generator: torch.Generator) -> torch.Tensor:
+    noise = torch.empty_like(like, memory_format=torch.contiguous_format)
+    if norm == "linf":
+        return noise.uniform_(-epsilon, epsilon, generator=generator)
+    flat = noise.flatten(1)
+    rows, features = flat.shape
+    radius = torch.rand((rows, 1), generator=generator, dtype=like.dtype, device=like.device) ** (1 / features)
+    if norm == "l2":
+        flat.normal_(generator=generator)
+        flat = flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    else:
+        size = flat.exponential_(generator=generator)
+        sign = torch.randint(2, flat.shape, generator=generator, device=like.device) * 2 - 1
+        flat = sign * size / size.sum(1, keepdim=True)
+    return (epsilon * radius * flat).view_as(like)
+
+
+def make_ball(norm: Norm, epsilon: float | torch.Tensor, unit: torch.Tensor | None, x: torch.Tensor) -> Ball:
+    """The ball of an attack.
+
+    Args:
+        norm: Its norm.
+        epsilon: Radius, or one for each feature: a tensor that broadcasts to a sample.
+        unit: Standard deviation of each feature, if epsilon is in units of it.
+        x: What is attacked, `(B, ...)`.
+
+    Raises:
+        UserError: Epsilon has a shape that fits no sample.
+    """
+    if not isinstance(epsilon, torch.Tensor) or epsilon.ndim == 0:
+        return Ball(norm, float(epsilon), None if unit is None else unit.to(x))
+    try:
+        radii = epsilon.to(x).expand(x.shape[1:])
+    except RuntimeError:
+        raise UserError(
+            f"epsilon has the shape {tuple(epsilon.shape)}, a sample {tuple(x.shape[1:])}; "
+            "give one number, or one for each feature"
+        ) from None
+    scale = radii if unit is None else radii * unit.to(x)
+    # A feature that must not move: so little that a division by it stays a number.
+    return Ball(norm, 1.0, scale.clamp_min(torch.finfo(x.dtype).tiny ** 0.5))

@@ -1,0 +1,211 @@
+"""What attacks are made on: something that gives outputs for inputs, with bounds, and is left as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import nn
+
+from rltool.attacks.losses import Objective
+from rltool.errors import UserError
+
+Bounds = tuple[float | np.ndarray | torch.Tensor, float | np.ndarray | torch.Tensor]
+
+
+class Victim:
+    """A network that is attacked.
+
+    Bounds and normalization belong to it: what it is given are raw inputs, what normalizes them is inside `module`.
+
+    Args:
+        module: Maps inputs `(B, ...)` to logits `(B, K)`; a function will do if it needs no evaluation mode.
+        bounds: Smallest and largest inputs, numbers or one for each feature; infinite where there are none.
+        probabilities: Whether the outputs are probabilities; their logarithms are taken then.
+        std: Standard deviation of each feature, the unit that epsilon may be given in.
+        tolerance: For outputs that are means of continuous actions, not logits: the change of each that counts as an
+            attack's success, `(K,)`.
+
+    Attributes:
+        n_forward: Batches that it was shown so far.
+        n_backward: Batches that gradients were taken of.
+
+    Raises:
+        UserError: A lower bound is not below its upper bound.
+
+    Example:
+        >>> victim = Victim(nn.Linear(6, 3), bounds=(0, 1))
+        >>> victim.logits(torch.rand(8, 6)).shape
+        torch.Size([8, 3])
+    """
+
+    def __init__(
+        self,
+        module: nn.Module | Callable[[torch.Tensor], torch.Tensor],
+        bounds: Bounds = (-np.inf, np.inf),
+        *,
+        probabilities: bool = False,
+        std: torch.Tensor | None = None,
+        tolerance: torch.Tensor | None = None,
+    ) -> None:
+        self.module = module
+        self.low, self.high = (torch.as_tensor(bound, dtype=torch.float32) for bound in bounds)
+        if not bool((self.low < self.high).all()):
+            raise UserError(f"the bounds are {bounds[0]} to {bounds[1]}; each lower one must be below its upper one")
+        self.probabilities = probabilities
+        self.std = std
+        self.tolerance = tolerance
+        self.n_forward = self.n_backward = 0
+
+    @classmethod
+    def from_agent(cls, agent: Any) -> Self:
+        """The policy of an agent: its logits over discrete actions, or the mean of its continuous ones.
+
+        Args:
+            agent: An agent with a `policy` without memory, that acts in a Discrete or Box space and sees a Box.
+
+        Raises:
+            UserError: It sees or does something else.
+        """
+        space, actions, policy = agent.observation_space, agent.action_space, agent.policy
+        if not isinstance(space, gym.spaces.Box):
+            raise UserError(f"only observations in a Box can be perturbed, not {space}")
+        if policy.has_memory:
+            raise UserError("a policy with memory is no victim by itself: attack it while it plays")
+        if not isinstance(actions, gym.spaces.Discrete | gym.spaces.Box):
+            raise UserError(f"only Discrete and Box actions can be attacked, not {actions}")
+        normalizer = policy.normalizer
+        std = None if normalizer is None else (normalizer.var + normalizer.epsilon).sqrt().float()
+        return cls(_Outputs(policy), _wide(space), std=std, tolerance=_tolerance(actions))
+
+    @classmethod
+    def from_sb3(cls, model: Any) -> Self:
+        """The policy of a model of Stable-Baselines3 in memory; for a `.zip`, `Victim.from_agent(load_sb3(path))`.
+
+        Observations are those that its policy sees: those of `VecNormalize`, where that is around the environment.
+
+        Raises:
+            UserError: It has no distribution over Discrete or Box actions.
+        """
+        space, actions, policy = model.observation_space, model.action_space, model.policy
+        if not isinstance(space, gym.spaces.Box) or not isinstance(actions, gym.spaces.Discrete | gym.spaces.Box):
+            raise UserError(
+                f"only Box observations and Discrete or Box actions can be attacked, not {space}, {actions}"
+            )
+        if not hasattr(policy, "get_distribution"):
+            raise UserError(f"{type(model).__name__} has no action distribution; attack an A2C or PPO model")
+        return cls(_SB3Outputs(policy), _wide(space), tolerance=_tolerance(actions))
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Outputs `(B, K)` for inputs `(B, ...)`, differentiable."""
+        self.n_forward += 1
+        outputs = self.module(x)
+        return outputs.clamp_min(1e-30).log() if self.probabilities else outputs
+
+    def gradient(self, x: torch.Tensor, objective: Objective) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Outputs `(B, K)`, losses `(B,)`, and the gradient `(B, ...)` of each sample's loss.
+
+        No gradient is left in the victim's parameters.
+
+        Raises:
+            UserError: There is no gradient.
+        """
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self.logits(x)
+            losses = objective(logits)
+            if not losses.requires_grad:
+                raise UserError("the victim gives no gradients; attack it with one that needs none: square")
+            self.n_backward += 1
+            (gradient,) = torch.autograd.grad(losses.sum(), x)
+        return logits.detach(), losses.detach(), gradient
+
+    def clip(self, x: torch.Tensor) -> torch.Tensor:
+        """Inputs within the bounds."""
+        return x.clamp(self.low.to(x), self.high.to(x))
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Evaluation mode inside; every module comes out in the mode that it was in."""
+        modules = list(self.module.modules()) if isinstance(self.module, nn.Module) else []
+        modes = [module.training for module in modules]
+        try:
+            for module in modules:
+                module.training = False
+            yield
+        finally:
+            for module, mode in zip(modules, modes, strict=True):
+                module.training = mode
+
+    def check(self, x: torch.Tensor) -> torch.Tensor:
+        """See that inputs are within the bounds, and outputs are such as an attack can use; returns the outputs.
+
+        Raises:
+            UserError: They are not.
+        """
+        if not x.is_floating_point() or not bool(x.isfinite().all()):
+            raise UserError("x must hold finite floating-point numbers")
+        if not torch.equal(self.clip(x), x):
+            raise UserError(
+                f"x goes from {x.min():g} to {x.max():g}, outside the victim's bounds; "
+                "scale it, or give the victim other bounds"
+            )
+        with torch.no_grad():
+            outputs = self.logits(x)
+        if outputs.ndim != 2 or len(outputs) != len(x):
+            raise UserError(f"the victim gives {tuple(outputs.shape)} for {len(x)} samples; it must give (B, K) logits")
+        if not bool(outputs.isfinite().all()):
+            raise UserError("the victim's outputs are not finite numbers; mend it before it is attacked")
+        if self.tolerance is not None or self.probabilities:
+            return outputs
+        if outputs.shape[1] < 2:
+            raise UserError("the victim has a single logit; give it one for each class")
+        sums = outputs.sum(1)
+        if bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-5):
+            raise UserError(
+                "the victim gives probabilities, whose gradients vanish where it is sure; "
+                "let it give logits, or say Victim(..., probabilities=True)"
+            )
+        return outputs
+
+
+class _Outputs(nn.Module):
+    """Logits, or means, of an agent's policy."""
+
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        distribution = self.policy.distribution(observations)  # type: ignore[operator]
+        return distribution.logits if hasattr(distribution, "logits") else distribution.mean
+
+
+class _SB3Outputs(nn.Module):
+    """The same of a policy of Stable-Baselines3."""
+
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        distribution = self.policy.get_distribution(observations).distribution  # type: ignore[operator]
+        return distribution.logits if hasattr(distribution, "logits") else distribution.mean
+
+
+def _tolerance(actions: gym.Space) -> torch.Tensor | None:
+    """A tenth of the range of continuous actions; 0.1, where that is infinite."""
+    if not isinstance(actions, gym.spaces.Box):
+        return None
+    width = (actions.high.astype(np.float64) - actions.low).ravel()
+    return torch.as_tensor(np.where(np.isfinite(width), width / 10, 0.1), dtype=torch.float32)
+
+
+def _wide(space: gym.spaces.Box) -> Bounds:
+    """A space's bounds; none where they are so far away that they only stand for infinity."""
+    low, high = (bound.astype(np.float32) for bound in (space.low, space.high))
+    return np.where(low < -1e30, -np.inf, low), np.where(high > 1e30, np.inf, high)
