@@ -14,6 +14,7 @@ from torch import nn
 from rltool.attacks.losses import Objective
 from rltool.errors import UserError
 
+NO_GRADIENT = "the victim gives no gradients; attack it with one that needs none: square"
 Bounds = tuple[float | np.ndarray | torch.Tensor, float | np.ndarray | torch.Tensor]
 
 
@@ -119,10 +120,30 @@ class Victim:
             logits = self.logits(x)
             losses = objective(logits)
             if not losses.requires_grad:
-                raise UserError("the victim gives no gradients; attack it with one that needs none: square")
+                raise UserError(NO_GRADIENT)
             self.n_backward += 1
             (gradient,) = torch.autograd.grad(losses.sum(), x)
         return logits.detach(), losses.detach(), gradient
+
+    def jacobian(self, x: torch.Tensor, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Outputs `(B, K)` and the gradients `(B, C, ...)` of some of them.
+
+        Args:
+            x: Inputs `(B, ...)`.
+            classes: Which outputs of each sample, `(B, C)`.
+
+        Raises:
+            UserError: There is no gradient.
+        """
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self.logits(x)
+            chosen = logits.gather(1, classes).sum(0)
+            if not chosen.requires_grad:
+                raise UserError(NO_GRADIENT)
+            self.n_backward += len(chosen)
+            rows = [torch.autograd.grad(each, x, retain_graph=True)[0] for each in chosen]
+        return logits.detach(), torch.stack(rows, 1)
 
     def clip(self, x: torch.Tensor) -> torch.Tensor:
         """Inputs within the bounds."""
