@@ -68,7 +68,10 @@ class Problem:
         return chosen != self.y if self.target is None else chosen == self.target
 
     def objective(self, loss: str) -> Objective:
-        """The loss of that name as a function of the outputs alone."""
+        """The loss of that name as a function of the outputs alone; `kl` is from what the victim says of `x`."""
+        if loss == "kl" and self.victim.tolerance is None:
+            clean = self.outputs.log_softmax(1)
+            return lambda logits: (clean.exp() * (clean - logits.log_softmax(1))).sum(1)
         if self.victim.tolerance is not None:
             unit = self.victim.tolerance.to(self.y)
             return lambda means: ((means - self.y) / unit).square().sum(1)

@@ -1,4 +1,4 @@
-"""Attacks that climb the gradient of a loss within a ball: FGSM, its iterated form, PGD and MI-FGSM; one loop."""
+"""Attacks that climb the gradient of a loss within a ball, in one loop: FGSM, its iterated form, MI-FGSM, PGD, MAD."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class GradientAttack(BoundedAttack):
     """Steps along the gradient of a loss, each projected on the ball and clipped to the bounds.
 
     Attributes:
-        loss: What is maximized: `ce`, `margin`, `dlr`, or `away-towards`, the targeted loss of the notes.
+        loss: What is maximized: `ce`, `margin`, `dlr`, `away-towards`, the targeted loss of the notes, or `kl`, the
+            divergence from the clean outputs. Continuous actions have one loss alone: how far their means move.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
@@ -26,8 +27,8 @@ class GradientAttack(BoundedAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss not in LOSSES:
-            raise unknown("loss", self.loss, LOSSES)
+        if self.loss not in (*LOSSES, "kl"):
+            raise unknown("loss", self.loss, (*LOSSES, "kl"))
 
     def climb(
         self,
@@ -216,6 +217,18 @@ class PGD(GradientAttack):
             loss[rows] = torch.where(better, losses, loss[rows])
             success[rows] |= broken
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAD(PGD):
+    """The maximal action difference (Zhang et al., 2020): as far as can be from what the policy does without it.
+
+    max KL(pi(. | x) || pi(. | x')): at x itself its gradient is zero, and so it starts at random.
+    """
+
+    loss: str = "kl"
+    steps: int = 10
+    skip_broken: bool = False
 
 
 def _check_steps(steps: int, step_size: float | None) -> None:

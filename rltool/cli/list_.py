@@ -60,6 +60,14 @@ def backbones() -> None:
     _table("backbones", ["backbone", "what it is"], [[entry.name, entry.summary] for entry in BACKBONES])
 
 
+@app.command("attacks")
+def attacks() -> None:
+    """Attacks that `rltool attack --attack` takes."""
+    from rltool.attacks.config import ATTACKS
+
+    _table("attacks", ["attack", "what it does"], [[entry.name, entry.summary] for entry in ATTACKS])
+
+
 @app.command("datasets")
 def datasets() -> None:
     """Data sets that classifiers are trained on; a file `.npz` is one, too."""

@@ -11,13 +11,13 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from rltool import __version__
-from rltool.cli import demos, diagnose, evaluate, list_, plot, record, reproduce, resume, train
+from rltool.cli import attack, demos, diagnose, evaluate, list_, plot, record, reproduce, resume, train
 from rltool.errors import TrainingError, UserError, unknown
 
 # Typer carries its own click; the base of its usage errors is reached through the one class it exports.
 UsageError: Any = typer.BadParameter.__mro__[2]
 
-VERBS = ["train", "record", "demos", "eval", "plot", "diagnose", "resume", "reproduce", "list"]
+VERBS = ["train", "record", "demos", "eval", "attack", "plot", "diagnose", "resume", "reproduce", "list"]
 
 
 class VerbGroup(TyperGroup):
@@ -30,7 +30,7 @@ class VerbGroup(TyperGroup):
 app = typer.Typer(
     name="rltool",
     cls=VerbGroup,
-    help="Train agents in Gymnasium environments, watch them, measure them.",
+    help="Train agents in Gymnasium environments, watch them, measure them, attack them.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -40,6 +40,7 @@ app.command("record")(record.record)
 app.command("demos")(demos.demos)
 app.command("resume")(resume.resume)
 app.command("eval")(evaluate.evaluate)
+app.command("attack")(attack.attack)
 app.command("plot")(plot.plot)
 app.command("diagnose")(diagnose.diagnose)
 app.command("reproduce")(reproduce.reproduce)
@@ -59,7 +60,7 @@ def options(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Train agents in Gymnasium environments, watch them, measure them."""
+    """Train agents in Gymnasium environments, watch them, measure them, attack them."""
 
 
 def fail(error: Any, code: int) -> NoReturn:

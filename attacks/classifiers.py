@@ -1,0 +1,70 @@
+"""Attacks on what a classifier is shown."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rltool.attacks.attack import Attack
+from rltool.attacks.victim import Victim
+
+BATCH = 250  # Examples that are attacked together.
+
+
+@dataclass(frozen=True)
+class AttackedAccuracy:
+    """What an attack does to a classifier.
+
+    Attributes:
+        clean: Accuracy without it.
+        attacked: Accuracy with it.
+        median_distance: Median size of the perturbations that succeeded on what was right; nan if none did.
+        queries: Mean number of times that the classifier was shown an example.
+        examples: How many were attacked.
+        seconds: Duration of the attack.
+    """
+
+    clean: float
+    attacked: float
+    median_distance: float
+    queries: float
+    examples: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, float]:
+        """The figures that `rltool attack --json` prints."""
+        return {**vars(self), "flip_rate": 1 - self.attacked / max(self.clean, 1e-12)}
+
+
+def attack_classifier(classifier: Any, attack: Attack, examples: int = 1_000) -> AttackedAccuracy:
+    """Attack test examples of a classifier's data.
+
+    Args:
+        classifier: A `ClassifierLearner`, as `rltool.load(run).agent` is for a classifier's run.
+        attack: The attack.
+        examples: How many of the test examples, the first ones.
+
+    Raises:
+        UserError: The classifier cannot be attacked this way.
+    """
+    space = classifier.model.input_space
+    victim = Victim(classifier.model, (space.low, space.high))
+    part = classifier.dataset.test
+    x, y = (torch.from_numpy(array[:examples]).to(classifier.device) for array in (part.x, part.y))
+    right = classifier.logits(x).argmax(1) == y
+    start = time.perf_counter()
+    results = [attack(victim, *batch) for batch in zip(x.split(BATCH), y.split(BATCH), strict=True)]
+    seconds = time.perf_counter() - start
+    success = torch.cat([result.success for result in results])
+    distance = torch.cat([result.distance for result in results])[success & right]
+    return AttackedAccuracy(
+        float(right.float().mean()),
+        float((~success).float().mean()),
+        float(distance.median()) if len(distance) else float("nan"),
+        float(torch.cat([result.n_queries for result in results]).float().mean()),
+        len(x),
+        round(seconds, 3),
+    )

@@ -1,0 +1,136 @@
+"""`rltool attack RUN`: attack what a trained agent sees, or what a classifier is shown."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+import typer
+
+from rltool.cli.completion import complete_environment, complete_run
+
+
+def attack(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="A run's folder, its name in runs/, latest; or a Stable-Baselines3 .zip.",
+            autocompletion=complete_run,
+        ),
+    ],
+    name: Annotated[str, typer.Option("--attack", "-a", help="Which attack; see `rltool list attacks`.")] = "pgd",
+    epsilon: Annotated[
+        float | None, typer.Option("--epsilon", help="Radius of the ball of perturbations.", show_default="0.1")
+    ] = None,
+    norm: Annotated[
+        Literal["linf", "l2", "l1"] | None, typer.Option("--norm", help="Its norm.", show_default="the attack's")
+    ] = None,
+    unit: Annotated[
+        Literal["raw", "std"] | None,
+        typer.Option(
+            "--unit",
+            help="Unit of epsilon: the input's own, or standard deviations of what the agent has seen.",
+            show_default="raw",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Steps of an iterated attack.", show_default="the attack's")
+    ] = None,
+    step_size: Annotated[
+        float | None, typer.Option("--step-size", help="Length of each.", show_default="2.5 epsilon / steps")
+    ] = None,
+    restarts: Annotated[int | None, typer.Option("--restarts", help="Random starts.", show_default="1")] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            "--loss",
+            help="What is maximized: ce, margin, dlr, away-towards, kl.",
+            show_default="margin for agents, else the attack's",
+        ),
+    ] = None,
+    queries: Annotated[
+        int | None, typer.Option("--queries", help="Most queries of a black-box attack.", show_default="1000")
+    ] = None,
+    episodes: Annotated[int, typer.Option("--episodes", "-e", help="Episodes to play, each way.", min=1)] = 50,
+    fraction: Annotated[float, typer.Option("--fraction", help="Share of the timesteps that are attacked.")] = 1.0,
+    examples: Annotated[
+        int, typer.Option("--examples", help="Test examples to attack, for classifiers.", min=1)
+    ] = 1_000,
+    env: Annotated[
+        str | None,
+        typer.Option(
+            "--env", help="Environment to play in.", show_default="the run's", autocompletion=complete_environment
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seeds environments and attack.", min=0)] = 0,
+    env_arg: Annotated[
+        list[str] | None,
+        typer.Option("--env-arg", metavar="NAME=VALUE", help="Argument of the environment's constructor, as g=9.81."),
+    ] = None,
+    vecnormalize: Annotated[
+        str | None, typer.Option("--vecnormalize", help="Observation statistics of a .zip, if not beside it.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Attack what a trained agent sees, or what a classifier is shown, and say what is left of its score."""
+    from rltool.attacks.making import make_attack
+
+    given = {
+        "epsilon": epsilon,
+        "norm": norm,
+        "unit": unit,
+        "steps": steps,
+        "step_size": step_size,
+        "restarts": restarts,
+        "loss": loss,
+        "queries": queries,
+    }
+    options = {option: value for option, value in given.items() if value is not None}
+    make_attack(name, seed=seed, **options)  # A wrong option need not wait for the run.
+    from rltool.cli.opening import open_agent, open_classifier
+
+    classifier = open_classifier(run)
+    if classifier is not None:
+        from rltool.attacks.classifiers import attack_classifier
+
+        made = make_attack(name, seed=seed, **options)
+        figures = attack_classifier(classifier, made, examples).as_dict()
+        where = classifier.data
+    else:
+        from rltool.attacks.policies import attack_agent
+
+        agent, _, where, env_kwargs = open_agent(run, env, env_arg or [], vecnormalize)
+        made = make_attack(name, seed=seed, **{"loss": "margin", **options} if _takes_margin(name) else options)
+        figures = attack_agent(agent, where, made, episodes, seed, fraction=fraction, env_kwargs=env_kwargs).as_dict()
+    report = {
+        "data": where,
+        "attack": name,
+        "norm": made.norm,
+        "epsilon": getattr(made, "epsilon", None),
+        "unit": getattr(made, "unit", "raw"),
+        **figures,
+    }
+    print(json.dumps(report) if json_ else _sentences(report))
+
+
+def _takes_margin(name: str) -> bool:
+    """Whether an attack has a loss to choose, and none of its own."""
+    return name in ("fgsm", "ifgsm", "mifgsm", "pgd")
+
+
+def _sentences(report: dict[str, Any]) -> str:
+    radius = "" if report["epsilon"] is None else f" within {report['epsilon']:g}"
+    unit = " standard deviations" if report["unit"] == "std" else ""
+    begin = f"{report['attack']} on {report['data']} ({report['norm']}{radius}{unit}): "
+    if "examples" in report:
+        return begin + (
+            f"accuracy {report['clean']:.2%} without, {report['attacked']:.2%} with it; {report['examples']} examples, "
+            f"median distance {report['median_distance']:.4g}, {report['queries']:.0f} queries each, "
+            f"{report['seconds']:.1f} s"
+        )
+    return begin + (
+        f"return {report['clean']:.2f} without, {report['attacked']:.2f} ± {report['attacked_std']:.2f} with it, "
+        f"{report['random']:.2f} at random; {report['normalized']:.0%} of the way is left. "
+        f"{report['flip_rate']:.0%} of the actions changed; {report['episodes']} episodes, {report['seconds']:.1f} s"
+    )
