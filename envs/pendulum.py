@@ -17,8 +17,8 @@ OPPOSITE = np.int8(-1)  # Times a float it keeps its type; unsigned integers hav
 class PendulumReversedEnv(PendulumEnv):
     """Gymnasium's Pendulum, in which an action is the torque with the opposite sign.
 
-    What is seen and what is rewarded is the same, and every action does the opposite: a reward of states is as good here
-    as there, a policy is not.
+    What is seen and rewarded is the same, and every action does the opposite: a reward of states is as good here as
+    there, a policy is not.
     """
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], Any, bool, bool, dict[str, Any]]:
