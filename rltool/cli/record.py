@@ -57,7 +57,7 @@ def record(
 ) -> None:
     """Record demonstrations: whole episodes of a trained agent, of a random one, or of yourself."""
     from rltool.envs.demonstration_files import check_storable, save_demonstrations
-    from rltool.envs.demonstration_names import check_free, full_name
+    from rltool.envs.demonstration_names import check_free, check_writable, full_name
     from rltool.errors import UserError
 
     if random and human:
@@ -65,6 +65,7 @@ def record(
     if (random or human) and env is not None:
         raise UserError(f"with --random and --human, the environment stands in the place of RUN; leave out --env {env}")
     check_free(out, overwrite)
+    check_writable(out)
 
     if random or human:
         from rltool.cli.options import parse_assignments
