@@ -112,6 +112,21 @@ def test_by_hand(cli, monkeypatch):
     assert done.json["episodes"] == 2
 
 
+@pytest.mark.parametrize("options", [(), ("--min-return", -1)])
+def test_by_hand_what_was_finished_before_a_failure_is_written(cli, monkeypatch, options):
+    from rltool.agents import human, recording
+
+    def play(env_id, *arguments):
+        agent = recording.RandomAgent(human.make_rendered_env(env_id, "rgb_array").action_space)
+        raise human.PlayFailedError("the environment failed: motor 3", recording.record(agent, env_id, 2))
+
+    monkeypatch.setattr(human, "human_episodes", play)
+    done = cli("record", "--human", "CartPole-v1", "--out", "mine.npz", *options)
+    assert done.code == 1
+    assert "the environment failed: motor 3\nwhat was finished before is kept: 2 episodes, mine.npz" in done.err
+    assert load_demonstrations("mine.npz").num_episodes == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
