@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import os
@@ -235,6 +236,18 @@ class _Episode:
     terminated: bool = False
 
 
+class PlayFailedError(TrainingError):
+    """The environment or the window failed when some episodes were finished already.
+
+    Attributes:
+        demonstrations: Those episodes.
+    """
+
+    def __init__(self, message: str, demonstrations: Demonstrations) -> None:
+        super().__init__(message)
+        self.demonstrations = demonstrations
+
+
 def human_episodes(
     env_id: str,
     episodes: int | None = None,
@@ -258,7 +271,8 @@ def human_episodes(
 
     Raises:
         UserError: There is no display, there are no keys for these actions, or no episode was finished.
-        TrainingError: The environment failed.
+        PlayFailedError: The environment or the window failed; the error has the episodes finished before.
+        TrainingError: The environment failed before any episode was finished.
     """
     check_display()
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # It goes to standard output.
@@ -266,16 +280,20 @@ def human_episodes(
     env_kwargs = dict(env_kwargs or {})
     env = make_rendered_env(env_id, "rgb_array", {"action_masks": True, **env_kwargs})
     finished: list[_Episode] = []
+    failure: Exception | None = None
     try:
-        controls = find_controls(env)
-        with Window(f"rltool: {env_id}", fps or float(env.metadata.get("render_fps") or 30)) as window:
-            _play_all(env, controls, window, episodes, seed, finished)
-    finally:
-        env.close()
+        with contextlib.closing(env):
+            controls = find_controls(env)
+            with Window(f"rltool: {env_id}", fps or float(env.metadata.get("render_fps") or 30)) as window:
+                _play_all(env, controls, window, episodes, seed, finished)
+    except Exception as error:
+        if not finished:
+            raise
+        failure = error  # What somebody has played by hand is not lost with it.
     if not finished:
         raise UserError("no episode was finished, so there is nothing to keep")
     space, action_space = env.observation_space, env.action_space
-    return Demonstrations(
+    demos = Demonstrations(
         space,
         action_space,
         stack_observations(space, [o for episode in finished for o in episode.observations[:-1]]),
@@ -288,6 +306,11 @@ def human_episodes(
         {name: value for name, value in env_kwargs.items() if name not in VECTOR_ONLY},
         "the recorded episodes",
     )
+    if failure is not None:
+        said = isinstance(failure, TrainingError | UserError)
+        message = str(failure) if said else f"the window failed: {type(failure).__name__}: {failure}"
+        raise PlayFailedError(message, demos) from failure
+    return demos
 
 
 def _play_all(

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rltool.envs.make import make_vector_env as make_vector_env
     from rltool.envs.make import offers_action_mask as offers_action_mask
     from rltool.envs.parallel import ParallelVectorEnv as ParallelVectorEnv
+    from rltool.envs.pendulum import PendulumReversedVectorEnv as PendulumReversedVectorEnv
     from rltool.envs.replay import Replay as Replay
     from rltool.envs.state import get_env_state as get_env_state
     from rltool.envs.state import set_env_state as set_env_state
@@ -60,6 +61,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "key_door": ["KeyDoorVectorEnv"],
         "make": ["environment_ids", "make_env", "make_vector_env", "offers_action_mask"],
         "parallel": ["ParallelVectorEnv"],
+        "pendulum": ["PendulumReversedVectorEnv"],
         "replay": ["Replay"],
         "state": ["get_env_state", "set_env_state"],
         "tabular": ["Tabular", "tabular_model"],

@@ -249,7 +249,11 @@ class PendulumVectorEnv(ContinuousActionsVectorEnv):
     def _render_one(self, index: int) -> Any:
         # The single environment also draws the last torque, but none right after a reset.
         if self._actions is not None and self.steps[index] > 0:
-            self.single.last_u = self._actions[index, 0].clip(-self.max_torque, self.max_torque)
+            self.single.last_u = self._drawn_torque(index)
         else:
             self.single.last_u = None
         return super()._render_one(index)
+
+    def _drawn_torque(self, index: int) -> Any:
+        assert self._actions is not None
+        return self._actions[index, 0].clip(-self.max_torque, self.max_torque)

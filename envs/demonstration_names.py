@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,24 @@ def check_free(name: str | Path, overwrite: bool = False) -> None:
         raise UserError(f"{place} is a folder of other things; choose another name for the demonstrations")
     if not overwrite:
         raise UserError(f"there are demonstrations {full_name(name)} already; choose another name, or add --overwrite")
+
+
+def check_writable(name: str | Path) -> None:
+    """Refuse a place that nothing can be written to; to be asked before anything is played.
+
+    Raises:
+        UserError: Its folder is none, cannot be written to, or cannot be made.
+    """
+    place = place_of(name)
+    folder = place.parent
+    try:
+        while not folder.exists():  # The missing folders are made when there is something to put there.
+            folder = folder.parent
+        # Permissions do not tell all: a disk may be read-only, or full. The file has no name, and is gone at once.
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"demonstrations")
+    except OSError as error:
+        raise UserError(
+            f"the demonstrations cannot be written to {place}: {error.strerror or error} ({folder}); choose another "
+            "place"
+        ) from None

@@ -8,6 +8,7 @@ OWN = {
     "rltool/CartPoleNoVelocity-v1": ("rltool.envs.cartpole:CartPoleNoVelocity", 500),
     "rltool/GridWorld-v0": ("rltool.envs.grid_world:GridWorld", 50),
     "rltool/KeyDoor-v0": ("rltool.envs.key_door:KeyDoor", 200),
+    "rltool/PendulumReversed-v1": ("rltool.envs.pendulum:PendulumReversed", 200),
 }
 
 

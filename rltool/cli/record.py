@@ -57,7 +57,7 @@ def record(
 ) -> None:
     """Record demonstrations: whole episodes of a trained agent, of a random one, or of yourself."""
     from rltool.envs.demonstration_files import check_storable, save_demonstrations
-    from rltool.envs.demonstration_names import check_free, full_name
+    from rltool.envs.demonstration_names import check_free, check_writable, full_name
     from rltool.errors import UserError
 
     if random and human:
@@ -65,6 +65,7 @@ def record(
     if (random or human) and env is not None:
         raise UserError(f"with --random and --human, the environment stands in the place of RUN; leave out --env {env}")
     check_free(out, overwrite)
+    check_writable(out)
 
     if random or human:
         from rltool.cli.options import parse_assignments
@@ -75,10 +76,15 @@ def record(
         observation_space, action_space = probe.observation_space, probe.action_space
         probe.close()
         check_storable(out, observation_space, action_space)
+    failure = None
     if human:
-        from rltool.agents.human import human_episodes
+        from rltool.agents.human import PlayFailedError, human_episodes
 
-        player, demos = "human", human_episodes(env_id, episodes, seed, env_kwargs, fps)
+        player = "human"
+        try:
+            demos = human_episodes(env_id, episodes, seed, env_kwargs, fps)
+        except PlayFailedError as error:
+            failure, demos = error, error.demonstrations
     else:
         from rltool.agents.recording import RandomAgent
         from rltool.agents.recording import record as record_agent
@@ -96,11 +102,16 @@ def record(
     if min_return is not None:
         good = [k for k, value in enumerate(demos.returns) if value >= min_return]
         if not good:
-            raise UserError(f"no episode had a return of {min_return:g}; the best had {demos.returns.max():g}")
+            raise failure or UserError(
+                f"no episode had a return of {min_return:g}; the best had {demos.returns.max():g}"
+            )
         demos = demos.select(good)
     mean, std = float(demos.returns.mean()), float(demos.returns.std())
     description = f"{demos.num_episodes} episodes in {env_id}, mean return {mean:.2f}, recorded by rltool"
     path = save_demonstrations(out, demos, player, description, overwrite)
+    if failure is not None:
+        failure.add_note(f"what was finished before is kept: {demos.num_episodes} episodes, {full_name(out)} in {path}")
+        raise failure
 
     figures = {
         "name": full_name(out),

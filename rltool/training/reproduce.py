@@ -86,7 +86,8 @@ def reproduce(
 ) -> Reproduction:
     """Train a run again, with the same options and seed, into a new folder, and compare.
 
-    A run that was stopped is repeated up to where it stands, one that was trained further by `resume` as well.
+    A run that was stopped is repeated up to where it stands, one that was trained further by `resume` as well. The
+    controls of `gail` and `airl` are not trained again.
 
     Args:
         path: The run's folder, its name, or `latest`.
@@ -117,7 +118,10 @@ def reproduce(
     )
     set_threads(options.threads)
     learner = original.start(**functions)
-    run = create_run(original.method, original.data, options, learner.config.model_dump(mode="json"))
+    config = learner.config.model_dump(mode="json")
+    if config.get("controls"):
+        config["controls"] = False  # They are runs of their own, and compared with nothing here.
+    run = create_run(original.method, original.data, options, config)
     stop = (lambda learner, _: learner.timesteps < until) if until < options.total_timesteps else None
     repeated = begin(run, learner, f"the options of {shown(original.path)}", progress, stop)
     if repeated.summary["finished"] and repeated.summary["total_timesteps"] < until:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from rltool.agents.human import find_controls, human_episodes
+from rltool.agents import human
+from rltool.agents.human import PlayFailedError, find_controls, human_episodes
 from rltool.envs import load_demonstrations, make_env
-from rltool.errors import UserError
+from rltool.errors import TrainingError, UserError
 
 pygame = pytest.importorskip("pygame")
 
@@ -189,3 +190,45 @@ def test_an_environment_that_cannot_be_drawn(monkeypatch):
     monkeypatch.setattr(Corridor, "metadata", {"render_modes": []})
     with pytest.raises(UserError, match="cannot render rgb_array"):
         human_episodes("Undrawn-v0")
+
+
+@pytest.mark.parametrize("breaks", ["step", "render", "close"])
+def test_what_was_finished_before_a_failure_is_not_lost(play, monkeypatch, breaks):
+    """In the second episode the environment fails, or can be drawn no longer; or it cannot be closed in the end."""
+    begun, working = [], getattr(Corridor, breaks)
+
+    def reset(self, **options):
+        begun.append(self)
+        return reset_before(self, **options)
+
+    def broken(self, *arguments):
+        if len(begun) > 1:
+            raise RuntimeError("the floor is lava")
+        return working(self, *arguments)
+
+    reset_before = Corridor.reset
+    monkeypatch.setattr(Corridor, "reset", reset)
+    monkeypatch.setattr(Corridor, breaks, broken)
+    with pytest.raises(PlayFailedError, match="the floor is lava") as caught:
+        play(taps("1 2 3 space 2 2"), "Corridor-v0", episodes=5)
+    assert caught.value.demonstrations.returns.tolist() == [6]
+    assert caught.value.demonstrations.actions.tolist() == [1, 2, 3]
+
+
+def test_what_was_finished_before_the_window_failed_is_not_lost(play, monkeypatch):
+    def show(self, frame, text):
+        if "is over" in text[0]:
+            raise pygame.error("display lost")
+
+    monkeypatch.setattr(human.Window, "show", show)
+    monkeypatch.setattr(human.Window, "keys", lambda self: {"2"})
+    with pytest.raises(PlayFailedError, match="the window failed: error: display lost") as caught:
+        play([], "Corridor-v0")
+    assert caught.value.demonstrations.returns.tolist() == [6]
+
+
+def test_a_failure_in_the_first_episode_is_told(play, monkeypatch):
+    monkeypatch.setattr(Corridor, "step", lambda self, action: 1 / 0)
+    with pytest.raises(TrainingError, match="ZeroDivisionError") as caught:
+        play(taps("1"), "Corridor-v0")
+    assert not isinstance(caught.value, PlayFailedError)

@@ -1,6 +1,7 @@
 """`rltool record` and `rltool demos`."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +112,21 @@ def test_by_hand(cli, monkeypatch):
     assert done.json["episodes"] == 2
 
 
+@pytest.mark.parametrize("options", [(), ("--min-return", -1)])
+def test_by_hand_what_was_finished_before_a_failure_is_written(cli, monkeypatch, options):
+    from rltool.agents import human, recording
+
+    def play(env_id, *arguments):
+        agent = recording.RandomAgent(human.make_rendered_env(env_id, "rgb_array").action_space)
+        raise human.PlayFailedError("the environment failed: motor 3", recording.record(agent, env_id, 2))
+
+    monkeypatch.setattr(human, "human_episodes", play)
+    done = cli("record", "--human", "CartPole-v1", "--out", "mine.npz", *options)
+    assert done.code == 1
+    assert "the environment failed: motor 3\nwhat was finished before is kept: 2 episodes, mine.npz" in done.err
+    assert load_demonstrations("mine.npz").num_episodes == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -178,3 +194,21 @@ def test_names_are_completed(cli, workplace):
     cli("record", "--random", "CartPole-v1", "-e", 1, "--out", "my.npz")
     assert complete_demonstrations("m") == ["mine-v0", "my.npz"]
     assert complete_demonstrations("my") == ["my.npz"]
+
+
+@pytest.mark.parametrize("out", ["taken.txt/a.npz", "taken.txt/deep/a.npz", "/proc/a.npz", "/proc/deep/a.npz"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_played(cli, workplace, monkeypatch, out):
+    from rltool.agents import recording
+
+    monkeypatch.setattr(recording, "record", lambda *arguments: pytest.fail("it was played"))
+    (workplace / "taken.txt").write_text("")
+    if out.startswith("/proc") and not Path("/proc").is_dir():
+        pytest.skip("a folder of Linux, which even root cannot write to")
+    assert f"cannot be written to {out}" in cli("record", "--random", "CartPole-v1", "--out", out).sentence(2)
+
+
+def test_a_dataset_where_none_can_be_written_is_refused_too(cli, workplace, monkeypatch):
+    (workplace / "taken.txt").write_text("")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(workplace / "taken.txt"))
+    assert "cannot be written to" in cli("record", "--random", "CartPole-v1", "--out", "mine").sentence(2)
+    assert (workplace / "taken.txt").read_text() == ""

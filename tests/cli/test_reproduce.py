@@ -6,10 +6,14 @@ import csv
 import json
 import shutil
 
+import gymnasium as gym
 import pytest
 import torch
 
 import rltool
+from rltool.agents import controls
+from rltool.agents.recording import RandomAgent, record
+from rltool.envs import save_demonstrations
 from rltool.training.checkpoint import load_state, save_state
 
 SMALL = {
@@ -40,6 +44,20 @@ def test_a_run_is_reproduced_bit_for_bit(method, options):
     assert not any(name.startswith("time/") for name in result.differences)
     assert result.repeated.path.name == f"{run.path.name}-again"
     assert result.versions == {}
+
+
+def test_the_controls_of_imitation_are_not_trained_again(monkeypatch):
+    agent = RandomAgent(gym.spaces.Discrete(2))
+    save_demonstrations("demos.npz", record(agent, "CartPole-v1", 3))
+    small = {"num_steps": 50, "batch_size": 40, "num_epochs": 1, "demos_steps": 2}
+    monkeypatch.setattr(controls, "EPISODES", 2)
+    run = rltool.train("gail", "CartPole-v1", demos="demos.npz", total_timesteps=400, **SMALL, **small)
+    assert (run.path / "controls" / "shuffled" / "summary.json").exists()
+    result = rltool.reproduce(run.path)
+    assert result.identical, result.verdict
+    assert result.repeated.summary["finished"]
+    assert "score" in result.repeated.summary
+    assert not (result.repeated.path / "controls").exists()
 
 
 def test_another_seed_is_found():

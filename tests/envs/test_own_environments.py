@@ -19,6 +19,7 @@ from rltool.envs import (
     GridWorldVectorEnv,
     KeyDoorVectorEnv,
     ParallelVectorEnv,
+    PendulumReversedVectorEnv,
     check_vector_env,
     environment_ids,
     get_env_state,
@@ -41,8 +42,9 @@ from rltool.envs.key_door import (
 from rltool.errors import UserError
 
 KEY_DOOR, NO_VELOCITY, GRID = "rltool/KeyDoor-v0", "rltool/CartPoleNoVelocity-v1", "rltool/GridWorld-v0"
+REVERSED = "rltool/PendulumReversed-v1"
 UP, RIGHT, DOWN, LEFT = range(4)
-every = pytest.mark.parametrize("env_id", [KEY_DOOR, NO_VELOCITY, GRID])
+every = pytest.mark.parametrize("env_id", [KEY_DOOR, NO_VELOCITY, GRID, REVERSED])
 
 
 def where(name: str) -> list[int]:
@@ -61,8 +63,8 @@ imported = [name for name in sys.modules if name in ("torch", "rltool.envs.key_d
 print(json.dumps([ids, imported, type(make_vector_env("rltool/KeyDoor-v0", 2)).__name__]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
-    assert json.loads(done.stdout) == [[NO_VELOCITY, GRID, KEY_DOOR], [], "KeyDoorVectorEnv"]
-    assert {KEY_DOOR, NO_VELOCITY, GRID} <= set(environment_ids())
+    assert json.loads(done.stdout) == [[NO_VELOCITY, GRID, KEY_DOOR, REVERSED], [], "KeyDoorVectorEnv"]
+    assert {KEY_DOOR, NO_VELOCITY, GRID, REVERSED} <= set(environment_ids())
 
 
 @every
@@ -123,6 +125,27 @@ class TestCartPoleNoVelocity:
                 NO_VELOCITY, 3, vectorization="sync", autoreset_mode=mode, max_episode_steps=15
             )
         )
+
+
+class TestPendulumReversed:
+    @pytest.mark.parametrize("form", ["vector", "sync"])
+    def test_it_is_pendulum_with_the_opposite_actions(self, form: str) -> None:
+        options: dict[str, Any] = {"vectorization": form, "render_mode": "rgb_array", "max_episode_steps": 20}
+        plain, other = (make_vector_env(env_id, 3, seed=0, **options) for env_id in ("Pendulum-v1", REVERSED))
+        assert (type(other) is PendulumReversedVectorEnv) == (form == "vector")
+        np.testing.assert_array_equal(plain.reset(seed=1)[0], other.reset(seed=1)[0])
+        for _ in range(30):
+            action = plain.action_space.sample()
+            expected, found = plain.step(action), other.step(-action)
+            for one, two in zip(expected[:4], found[:4], strict=True):
+                np.testing.assert_array_equal(one, two)
+        expected_frames: Any = plain.render()
+        frames: Any = other.render()
+        for frame, same in zip(expected_frames, frames, strict=True):  # The arrow is the torque that acts.
+            np.testing.assert_array_equal(frame, same)
+
+    def test_conforms(self) -> None:
+        check_vector_env(lambda mode: make_vector_env(REVERSED, 3, autoreset_mode=mode, max_episode_steps=15))
 
 
 class TestKeyDoor:
