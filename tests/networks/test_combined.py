@@ -105,7 +105,6 @@ def test_parts_keep_the_options() -> None:
         ("cnn", gym.spaces.Dict({"a": VECTOR}), "take --backbone mlp"),
         ("cnn", gym.spaces.Dict({"a": GRAPH}), "take --backbone combined"),
         ("gnn", gym.spaces.Dict({"a": LARGE}), "take --backbone combined"),
-        ("cnn", gym.spaces.Dict({"a": SMALL}), "too small for the cnn backbone; take --backbone impala"),
         ("auto", gym.spaces.Dict({"a": LARGE, "b": gym.spaces.Text(3)}), "Text spaces at b cannot be read"),
     ],
 )
