@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rl import EVALUATION_SEED, ROOT, Row, publish, ratio, report, spread
+from publishing import ROOT, Row, publish, ratio, report, spread
+from rl import EVALUATION_SEED
 
 BACKBONES = ["mlp", "lstm", "gru", "transformer"]
 OPTIONS = {

@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rl import EVALUATION_SEED, ROOT, Row, publish, report
+from publishing import ROOT, Row, publish, report
+from rl import EVALUATION_SEED
 
 ENVS = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "Pendulum-v1", "LunarLander-v3"]
 METHODS = ["bc", "dagger", "gail", "airl"]

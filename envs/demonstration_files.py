@@ -236,6 +236,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as file:
             return {name: file[name] for name in file.files}
+    # NotImplementedError: what zipfile raises for a compression that it does not know.
     except (*_DAMAGE, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         if "allow_pickle" in str(error):
             raise UserError(

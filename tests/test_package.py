@@ -172,7 +172,7 @@ def test_everything_public_is_explained():
 
 
 # Messages between a program and the processes it has started go through pipes of their own, never through a file.
-BETWEEN_PROCESSES = {"rltool/envs/parallel.py": {"pickle.dumps", "pickle.loads"}}
+BETWEEN_PROCESSES = {"rltool/envs/workers.py": {"pickle.dumps", "pickle.loads"}}
 PICKLES = {"pickle", "_pickle", "cloudpickle", "joblib", "dill", "shelve", "marshal"}
 
 

@@ -21,7 +21,7 @@ from gymnasium.error import ClosedEnvironmentError
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from rltool.envs import ParallelVectorEnv, check_vector_env, parallel
+from rltool.envs import ParallelVectorEnv, check_vector_env, workers
 
 SPACES: dict[str, gym.Space] = {
     "box": spaces.Box(-1, 1, (2, 3), np.float32),
@@ -232,7 +232,7 @@ def test_closing_ends_the_workers() -> None:
 
 
 def test_a_worker_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "ALIVE_SECONDS", 0.05)
+    monkeypatch.setattr(workers, "ALIVE_SECONDS", 0.05)
     env = ParallelVectorEnv([Mixed] * 2, 2)
     env.reset(seed=0)
     os.kill(env._workers[0]._process.pid or 0, signal.SIGKILL)
