@@ -32,10 +32,12 @@ import torch
 from gymnasium.vector import SyncVectorEnv
 from torch.nn.functional import relu, softplus
 
-from rltool.agents.controls import compare_with_controls
+from rltool.agents.controls import Spoiled, compare_with_controls
+from rltool.agents.evaluation import for_evaluation
 from rltool.agents.extensions import Extension
 from rltool.agents.on_policy import OnPolicyAgent, UpdateMetrics
 from rltool.agents.policy import environment_actions, policy_actions, without_mask
+from rltool.agents.recording import RandomAgent, record
 from rltool.agents.reward_model import RewardModel, RewardTable, Steps, absorbing_step
 from rltool.agents.rollout import Rollout
 from rltool.envs.demonstration_files import load_demonstrations
@@ -123,7 +125,22 @@ class DemonstrationReward(Extension):
         agent, config = self.agent, self.config
         demos = load_demonstrations(config.demos, agent.observation_space, agent.action_space, agent.env_id)
         demos = demos.first(config.demos_episodes)
-        return shuffled(demos, agent.seed) if config.demos_control == "shuffled" else demos
+        if config.demos_control == "shuffled":
+            return shuffled(demos, agent.seed)
+        if config.demos_control == "random":
+            return self._random(demos.num_episodes)
+        return demos
+
+    def _random(self, episodes: int) -> Demonstrations:
+        """As many episodes of an agent that knows nothing."""
+        agent = self.agent
+        if agent.env_id is None:
+            raise UserError("random episodes can be played only in an environment that is given by its id")
+        env_kwargs = for_evaluation(agent.env_kwargs)
+        played = record(
+            RandomAgent(agent.action_space, agent.seed), agent.env_id, episodes, agent.seed, True, env_kwargs
+        )
+        return load_demonstrations(played, agent.observation_space, agent.action_space)
 
     @cached_property
     def horizon(self) -> int:
@@ -285,7 +302,11 @@ class DemonstrationReward(Extension):
         return self.metrics
 
     def conclude(self, run: Run, progress: Progress) -> dict[str, Any] | None:
-        return compare_with_controls(run, self.demos, progress) if self.config.demos_control == "none" else {}
+        if self.config.demos_control != "none":
+            return {}
+        # Shuffling leaves the states that were visited as they are: all that a reward of states learns from.
+        spoiled: Spoiled = "shuffled" if self.model.reads_actions else "random"
+        return compare_with_controls(run, self.demos, progress, spoiled)
 
     def state(self) -> dict[str, torch.Tensor]:
         state = State()

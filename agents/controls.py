@@ -6,7 +6,7 @@ the answer away. A score means that the demonstrations were understood only as f
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,9 +18,12 @@ from rltool.training.run import Run
 from rltool.training.train import resume, train
 
 EPISODES = 50  # That a score is the mean of.
+Spoiled = Literal["shuffled", "random"]
 
 
-def compare_with_controls(run: Run, demos: Demonstrations, progress: Progress) -> dict[str, Any] | None:
+def compare_with_controls(
+    run: Run, demos: Demonstrations, progress: Progress, spoiled: Spoiled = "shuffled"
+) -> dict[str, Any] | None:
     """Score a run that learned from demonstrations, and train its controls in `controls/`.
 
     Scores are (return - random) / (demonstrator - random), or plain returns where the demonstrations hold no rewards.
@@ -29,6 +32,7 @@ def compare_with_controls(run: Run, demos: Demonstrations, progress: Progress) -
         run: The run; its training has finished.
         demos: What it learned from.
         progress: Where to say what is going on.
+        spoiled: Which demonstrations show nothing of what the reward reads.
 
     Returns:
         Figures for `summary.json`; None if the user stopped a control, which a resume goes on with.
@@ -54,13 +58,13 @@ def compare_with_controls(run: Run, demos: Demonstrations, progress: Progress) -
         return figures
     # Where demonstrations last as long as random episodes, a constant reward teaches nothing: nothing leaks.
     controls = {"constant": "survive" if length > random_length else "finish"} if length != random_length else {}
-    for name, control in {**controls, "shuffled": "shuffled"}.items():
+    for name, control in {**controls, "spoiled": spoiled}.items():
         progress.note(f"control: the same training with {DESCRIPTIONS[control]}")
         trained = train_control(run, name, control)
         if not trained.summary.get("finished"):
             return None
         figures[f"{name}_score"] = score(play(trained.agent)[0])
-    figures["leak"] = controls.get("constant", "none")
+    figures |= {"leak": controls.get("constant", "none"), "spoiled": spoiled}
     return figures
 
 
@@ -68,6 +72,7 @@ DESCRIPTIONS = {
     "survive": "a reward of 1 for every step",
     "finish": "a reward of -1 for every step",
     "shuffled": "shuffled demonstrations",
+    "random": "a random agent's episodes as demonstrations",
 }
 
 
@@ -91,15 +96,15 @@ def verdict(summary: dict[str, Any]) -> list[str]:
         f"score {summary['score']:.2f}, between random (0: return {summary['random_return']:.1f}) and the demonstrator "
         f"(1: return {summary['demonstrator_return']:.1f})"
     ]
-    if "shuffled_score" not in summary:
+    if "spoiled_score" not in summary:
         return lines
     leak = summary["leak"]
     if leak == "none":
         lines.append("episodes are as long as random ones: their length gives nothing away")
     else:
         lines.append(f"control: {summary['constant_score']:.2f} with {DESCRIPTIONS[leak]}, without any demonstration")
-    lines.append(f"control: {summary['shuffled_score']:.2f} with {DESCRIPTIONS['shuffled']}")
-    best = max(summary["shuffled_score"], summary.get("constant_score", 0.0))
+    lines.append(f"control: {summary['spoiled_score']:.2f} with {DESCRIPTIONS[summary['spoiled']]}")
+    best = max(summary["spoiled_score"], summary.get("constant_score", 0.0))
     if best > 0.5 * max(summary["score"], 0.0):
         what = "to last long" if leak == "survive" else "to end soon" if leak == "finish" else "what the controls do"
         lines.append(

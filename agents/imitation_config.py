@@ -48,10 +48,10 @@ class DemosConfig(BaseModel):
         description="Where an episode terminates, it goes on in an absorbing state that is rated, too; without it, a "
         "reward that is never negative teaches to survive, whatever the demonstrations show.",
     )
-    demos_control: Literal["none", "survive", "finish", "shuffled"] = Field(
+    demos_control: Literal["none", "survive", "finish", "shuffled", "random"] = Field(
         "none",
         description="Spoil the demonstrations, to see what they are worth: a reward of 1 (survive) or -1 (finish) for "
-        "every step instead, or observations and actions out of order.",
+        "every step instead, observations and actions out of order, or a random agent's episodes.",
     )
 
 
@@ -77,7 +77,7 @@ class _Imitation(BaseModel):
     panel: ClassVar[str] = "Demonstrations"
 
     controls: bool = Field(
-        True, description="Afterwards, train with a constant reward and with shuffled demonstrations, and compare."
+        True, description="Afterwards, train with a constant reward and with spoiled demonstrations, and compare."
     )
 
     @model_validator(mode="after")

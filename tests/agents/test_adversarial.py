@@ -14,6 +14,7 @@ from rltool.agents import A2C, AIRL, GAIL, PPO, controls
 from rltool.agents.adversarial import OBJECTIVES, recovered_reward, shuffled
 from rltool.agents.controls import verdict
 from rltool.agents.reward_model import RewardModel, RewardTable, Steps, absorbing_step
+from rltool.envs import load_demonstrations
 from rltool.envs.demonstrations import Demonstrations
 from rltool.errors import UserError
 from rltool.training.checkpoint import load_state
@@ -355,11 +356,12 @@ def test_options_without_demonstrations():
 def test_verdicts():
     figures = {"score": 0.9, "random_return": 20.0, "demonstrator_return": 500.0}
     assert len(verdict(figures)) == 1
-    leaky = verdict(figures | {"leak": "survive", "constant_score": 0.8, "shuffled_score": 0.1})
+    leaky = verdict(figures | {"leak": "survive", "constant_score": 0.8, "spoiled": "shuffled", "spoiled_score": 0.1})
     assert any("it is enough to last long" in sentence for sentence in leaky)
-    honest = verdict(figures | {"leak": "none", "shuffled_score": 0.05})
+    honest = verdict(figures | {"leak": "none", "spoiled": "random", "spoiled_score": 0.05})
     assert not any("enough" in sentence for sentence in honest)
     assert any("nothing away" in s for s in honest)
+    assert any("random agent's episodes" in s for s in honest)
     assert math.isfinite(figures["score"])
     assert verdict({}) == []
 
@@ -447,10 +449,22 @@ def test_controls_come_after_training_and_a_resume_goes_on_with_them(tmp_path, c
     assert summary["finished"]
     assert summary["total_timesteps"] == 1_024
     assert summary["leak"] == "survive"
-    assert {"score", "constant_score", "shuffled_score"} <= summary.keys()
+    assert {"score", "constant_score", "spoiled_score"} <= summary.keys()
     assert summary["demonstrator_return"] == 100.0
-    shuffled_run = rltool.load(run.path / "controls" / "shuffled")
+    shuffled_run = rltool.load(run.path / "controls" / "spoiled")
     assert shuffled_run.config["config"]["demos_control"] == "shuffled"
+
+
+def test_the_control_of_a_reward_of_states_is_random_episodes(tmp_path, cartpole_demos, monkeypatch):
+    options = {"demos": cartpole_demos, "run_dir": str(tmp_path), "eval_freq": 0, "total_timesteps": 512, **CARTPOLE}
+    monkeypatch.setattr(controls, "EPISODES", 4)
+    run = rltool.train("airl", "CartPole-v1", name="run", **options)
+    assert run.summary["spoiled"] == "random"
+    control = rltool.load(run.path / "controls" / "spoiled")
+    assert control.config["config"]["demos_control"] == "random"
+    demos = AIRL("CartPole-v1", demos=cartpole_demos, demos_control="random", **CARTPOLE).extensions["demos"].demos
+    assert demos.num_episodes == load_demonstrations(cartpole_demos).num_episodes
+    assert demos.lengths.mean() < 40
 
 
 def test_demonstrations_that_are_missing_leave_no_run_behind(tmp_path):

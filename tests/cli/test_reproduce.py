@@ -52,7 +52,7 @@ def test_the_controls_of_imitation_are_not_trained_again(monkeypatch):
     small = {"num_steps": 50, "batch_size": 40, "num_epochs": 1, "demos_steps": 2}
     monkeypatch.setattr(controls, "EPISODES", 2)
     run = rltool.train("gail", "CartPole-v1", demos="demos.npz", total_timesteps=400, **SMALL, **small)
-    assert (run.path / "controls" / "shuffled" / "summary.json").exists()
+    assert (run.path / "controls" / "spoiled" / "summary.json").exists()
     result = rltool.reproduce(run.path)
     assert result.identical, result.verdict
     assert result.repeated.summary["finished"]
