@@ -8,10 +8,9 @@ from typing import ClassVar
 
 import torch
 
-from rltool.attacks.attack import Problem, generator
-from rltool.attacks.gradient import GradientAttack
+from rltool.attacks.attack import Problem, check_positive
+from rltool.attacks.gradient import Climbed, GradientAttack, best_of_starts
 from rltool.attacks.norms import Ball, Norm, per_sample
-from rltool.errors import UserError
 
 MOMENTUM = 0.75  # Weight of the new step beside the last one.
 INCREASES = 0.75  # Share of the steps since the last checkpoint that have to have increased the loss.
@@ -37,32 +36,21 @@ class APGD(GradientAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.restarts < 1:
-            raise UserError("steps and restarts must be at least 1")
+        check_positive(steps=self.steps, restarts=self.restarts)
 
     def run(self, problem: Problem) -> torch.Tensor:
-        ball, x = self.ball(problem), problem.x
-        draw = generator(self.seed, x.device)
-        found, success = x.clone(), problem.succeeded(problem.outputs)
-        loss = torch.full_like(success, -torch.inf, dtype=x.dtype)
-        for _ in range(self.restarts):
-            start = problem.victim.clip(x + ball.sample(x, draw))  # For all: see PGD.
-            rows = torch.nonzero(~success)[:, 0]
-            if not len(rows):
-                break
-            part = problem[rows]
-            part.queries.zero_()
-            x_adv, losses, broken = self._ascend(part, ball, start[rows])
-            problem.queries[rows] += part.queries
-            better = broken | (losses > loss[rows])
-            found[rows] = torch.where(per_sample(better, x), x_adv, found[rows])
-            loss[rows], success[rows] = torch.where(better, losses, loss[rows]), broken
-        return found
+        ball = self.ball(problem)
+        return best_of_starts(
+            problem,
+            ball,
+            lambda part, start: self._ascend(part, ball, start),
+            self.seed,
+            self.restarts,
+            skip_broken=True,
+        )
 
-    def _ascend(
-        self, problem: Problem, ball: Ball, start: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The best inputs, their losses, and whether they succeed; the latter count more than any loss."""
+    def _ascend(self, problem: Problem, ball: Ball, start: torch.Tensor) -> Climbed:
+        """The best inputs from a start on; once a sample is broken, it is left alone."""
         victim, x, objective = problem.victim, problem.x, problem.objective(self.loss)
         step = x.new_full((len(x),), 2 * ball.epsilon)
         outputs, losses, gradient = victim.gradient(start, objective)
@@ -98,7 +86,7 @@ class APGD(GradientAttack):
                 gradient = torch.where(per_sample(halve, x), best_gradient, gradient)
                 losses = torch.where(halve, best_loss, losses)
                 halved, at_checkpoint, increases = halve, best_loss.clone(), torch.zeros_like(step)
-        return torch.where(per_sample(broken, x), x_adv, best), best_loss, broken
+        return torch.where(per_sample(broken, x), x_adv, best), broken, best_loss
 
     @staticmethod
     def _within(problem: Problem, ball: Ball, x: torch.Tensor) -> torch.Tensor:

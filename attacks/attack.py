@@ -90,6 +90,7 @@ class Attack:
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
     targets: ClassVar[bool] = True
+    continuous: ClassVar[bool] = True
     norm: Norm = "linf"
     seed: int = 0
 
@@ -121,7 +122,7 @@ class Attack:
             y, target = self._labels(victim, outputs, y, target)
             queries = torch.ones(len(x), dtype=torch.long, device=x.device)
             problem = Problem(victim, x.detach(), y, target, outputs, queries)
-            x_adv = victim.clip(self.run(problem)).detach()
+            x_adv = victim.admissible(problem.x, self.run(problem).detach())
             with torch.no_grad():
                 success = problem.succeeded(victim.logits(x_adv))
         return AttackResult(
@@ -141,6 +142,8 @@ class Attack:
         self, victim: Victim, outputs: torch.Tensor, y: torch.Tensor | None, target: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if victim.tolerance is not None:
+            if not self.continuous:
+                raise UserError(f"{type(self).__name__} looks for another class; continuous actions have none")
             if y is not None or target is not None:
                 raise UserError("continuous actions have no labels; leave y and target out")
             return outputs, None
@@ -192,14 +195,15 @@ def generator(seed: int, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-def positive(name: str, value: float) -> None:
-    """See that a hyperparameter is above 0.
+def check_positive(**values: float | None) -> None:
+    """See that hyperparameters are above 0, and whole numbers thus at least 1; None is left out.
 
     Raises:
-        UserError: It is not.
+        UserError: One is not.
     """
-    if not value > 0 or not math.isfinite(value):
-        raise UserError(f"{name} must be above 0, not {value}")
+    for name, value in values.items():
+        if value is not None and (not value > 0 or not math.isfinite(value)):
+            raise UserError(f"{name.replace('_', '-')} must be above 0, not {value}")
 
 
 def _checked(name: str, labels: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,8 @@ class AttackedAccuracy:
 
     Attributes:
         clean: Accuracy without it.
-        attacked: Accuracy with it.
+        attacked: Accuracy with it; what is wrong without counts as wrong, also where the attack puts it right.
+        flip_rate: Share of what was right that the attack made wrong.
         median_distance: Median size of the perturbations that succeeded on what was right; nan if none did.
         queries: Mean number of times that the classifier was shown an example.
         examples: How many were attacked.
@@ -29,6 +30,7 @@ class AttackedAccuracy:
 
     clean: float
     attacked: float
+    flip_rate: float
     median_distance: float
     queries: float
     examples: int
@@ -36,7 +38,7 @@ class AttackedAccuracy:
 
     def as_dict(self) -> dict[str, float]:
         """The figures that `rltool attack --json` prints."""
-        return {**vars(self), "flip_rate": 1 - self.attacked / max(self.clean, 1e-12)}
+        return dict(vars(self))
 
 
 def attack_classifier(classifier: Any, attack: Attack, examples: int = 1_000) -> AttackedAccuracy:
@@ -62,7 +64,8 @@ def attack_classifier(classifier: Any, attack: Attack, examples: int = 1_000) ->
     distance = torch.cat([result.distance for result in results])[success & right]
     return AttackedAccuracy(
         float(right.float().mean()),
-        float((~success).float().mean()),
+        float((right & ~success).float().mean()),
+        len(distance) / max(int(right.sum()), 1),
         float(distance.median()) if len(distance) else float("nan"),
         float(torch.cat([result.n_queries for result in results]).float().mean()),
         len(x),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 
-from rltool.attacks.attack import BoundedAttack, Problem, generator, positive
+from rltool.attacks.attack import BoundedAttack, Problem, check_positive, generator
 from rltool.attacks.losses import LOSSES
 from rltool.attacks.norms import Ball, Norm, per_sample
 from rltool.errors import UserError, unknown
+
+Climbed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # Inputs (B, ...), whether they succeed, and their losses.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,7 @@ class GradientAttack(BoundedAttack):
         decay: float = 0.0,
         keep: Literal["last", "best"] = "last",
         skip_broken: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> Climbed:
         """The loop of all gradient attacks.
 
         Args:
@@ -132,7 +135,7 @@ class IFGSM(GradientAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_steps(self.steps, self.step_size)
+        check_positive(steps=self.steps, step_size=self.step_size)
 
     def run(self, problem: Problem) -> torch.Tensor:
         ball = self.ball(problem)
@@ -178,45 +181,23 @@ class PGD(GradientAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_steps(self.steps, self.step_size)
-        if self.restarts < 1:
-            raise UserError(f"restarts must be at least 1, not {self.restarts}")
+        check_positive(steps=self.steps, step_size=self.step_size)
+        check_positive(restarts=self.restarts)
+        if self.restarts > 1 and self.keep == "last" and not self.skip_broken:
+            raise UserError("several restarts of which the last is returned, whatever came of it: take keep='best'")
         if self.keep not in ("last", "best"):
             raise UserError(f"keep is last or best, not {self.keep!r}")
 
     def run(self, problem: Problem) -> torch.Tensor:
-        ball, x = self.ball(problem), problem.x
-        draw = generator(self.seed, x.device)
-        found = x.clone()
-        success = problem.succeeded(problem.outputs) & self.skip_broken
-        loss = torch.full_like(success, -torch.inf, dtype=x.dtype)
-        for _ in range(self.restarts):
-            start = x
-            if self.random_start:
-                # Drawn for all, so that what one sample gets does not depend on which others are left.
-                start = problem.victim.clip(x + ball.sample(x, draw))
-            rows = torch.nonzero(~success)[:, 0] if self.skip_broken else torch.arange(len(x), device=x.device)
-            if not len(rows):
-                break
-            part = problem[rows]
-            part.queries.zero_()
-            x_adv, broken, losses = self.climb(
-                part,
-                ball,
-                start[rows],
-                self.steps,
-                _length(self, ball),
-                keep=self.keep,
-                skip_broken=self.skip_broken,
-            )
-            problem.queries[rows] += part.queries
-            better = (broken & ~success[rows]) | ((broken == success[rows]) & (losses > loss[rows]))
-            if self.keep == "last" and self.restarts == 1:
-                better[:] = True
-            found[rows] = torch.where(per_sample(better, x), x_adv, found[rows])
-            loss[rows] = torch.where(better, losses, loss[rows])
-            success[rows] |= broken
-        return found
+        ball = self.ball(problem)
+
+        def climb(part: Problem, start: torch.Tensor) -> Climbed:
+            length = _length(self, ball)
+            return self.climb(part, ball, start, self.steps, length, keep=self.keep, skip_broken=self.skip_broken)
+
+        return best_of_starts(
+            problem, ball, climb, self.seed, self.restarts, self.random_start, skip_broken=self.skip_broken
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,11 +212,45 @@ class MAD(PGD):
     skip_broken: bool = False
 
 
-def _check_steps(steps: int, step_size: float | None) -> None:
-    if steps < 1:
-        raise UserError(f"steps must be at least 1, not {steps}")
-    if step_size is not None:
-        positive("step-size", step_size)
+def best_of_starts(
+    problem: Problem,
+    ball: Ball,
+    climb: Callable[[Problem, torch.Tensor], Climbed],
+    seed: int,
+    restarts: int,
+    random_start: bool = True,
+    *,
+    skip_broken: bool,
+) -> torch.Tensor:
+    """The best inputs `(B, ...)` that a climb comes to from several starts: successful ones before all others.
+
+    Args:
+        problem: What is attacked.
+        ball: Where random starts are drawn.
+        climb: Goes up from given starts.
+        seed: Of the starts.
+        restarts: How many.
+        random_start: Whether to start anywhere in the ball, or at the clean inputs.
+        skip_broken: Leave alone what is wrong without an attack, or has been broken from an earlier start.
+    """
+    x, draw = problem.x, generator(seed, problem.x.device)
+    found, loss = x.clone(), x.new_full((len(x),), -torch.inf)
+    success = problem.succeeded(problem.outputs) & skip_broken
+    for number in range(restarts):
+        # Drawn for all, so that what one sample gets does not depend on which others are left.
+        start = problem.victim.clip(x + ball.sample(x, draw)) if random_start else x
+        rows = torch.nonzero(~success)[:, 0] if skip_broken else torch.arange(len(x), device=x.device)
+        if not len(rows):
+            break
+        part = problem[rows]
+        part.queries.zero_()
+        x_adv, broken, losses = climb(part, start[rows])
+        problem.queries[rows] += part.queries
+        better = (broken & ~success[rows]) | ((broken == success[rows]) & (losses > loss[rows])) | (number == 0)
+        found[rows] = torch.where(per_sample(better, x), x_adv, found[rows])
+        loss[rows] = torch.where(better, losses, loss[rows])
+        success[rows] |= broken
+    return found
 
 
 def _length(attack: IFGSM | PGD, ball: Ball) -> float:

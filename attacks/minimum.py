@@ -7,10 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from rltool.attacks.attack import Attack, Problem, positive
+from rltool.attacks.attack import Attack, Problem, check_positive
 from rltool.attacks.losses import margin
 from rltool.attacks.norms import Norm, per_sample
-from rltool.errors import UserError
 
 BEYOND = 1e-4  # How far beyond the boundary DeepFool aims, in logits: on it, rounding decides.
 INSIDE = 0.999999  # tanh never reaches the bounds: of what lies on them, this part does.
@@ -29,6 +28,7 @@ class DeepFool(Attack):
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("l2", "linf")
+    continuous: ClassVar[bool] = False
     norm: Norm = "l2"
     steps: int = 50
     candidates: int = 10
@@ -36,13 +36,10 @@ class DeepFool(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.candidates < 1:
-            raise UserError("steps and candidates must be at least 1")
+        check_positive(steps=self.steps, candidates=self.candidates)
 
     def run(self, problem: Problem) -> torch.Tensor:
         victim = problem.victim
-        if victim.tolerance is not None:
-            raise UserError("DeepFool looks for the boundary between classes; continuous actions have none")
         x_adv, total = problem.x.clone(), torch.zeros_like(problem.x)
         rows = torch.nonzero(~problem.succeeded(problem.outputs))[:, 0]
         for _ in range(self.steps):
@@ -94,6 +91,7 @@ class CarliniWagner(Attack):
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
+    continuous: ClassVar[bool] = False
     norm: Norm = "l2"
     steps: int = 200
     searches: int = 9
@@ -103,14 +101,11 @@ class CarliniWagner(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.searches < 1:
-            raise UserError("steps and searches must be at least 1")
-        positive("initial-c", self.initial_c)
-        positive("learning-rate", self.learning_rate)
+        check_positive(
+            steps=self.steps, searches=self.searches, initial_c=self.initial_c, learning_rate=self.learning_rate
+        )
 
     def run(self, problem: Problem) -> torch.Tensor:
-        if problem.victim.tolerance is not None:
-            raise UserError("CarliniWagner looks for another class; continuous actions have none")
         rows = torch.nonzero(margin(problem.outputs, problem.y, problem.target) <= self.confidence)[:, 0]
         found = problem.x.clone()
         if len(rows):

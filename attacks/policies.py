@@ -22,7 +22,7 @@ from rltool.errors import UserError
 class PerturbedVectorEnv(VectorWrapper):
     """A vector environment whose observations are attacked on their way to the policy.
 
-    The simulator, its rewards and its ends are left alone. Images of bytes are rounded to bytes again.
+    The simulator, its rewards and its ends are left alone.
 
     Args:
         env: The environment.
@@ -72,11 +72,8 @@ class PerturbedVectorEnv(VectorWrapper):
         outside = x - self.victim.clip(x)
         attack = replace(self.attack, seed=int(self.rng.integers(2**31)))
         result = attack(self.victim, x - outside)
-        perturbed = (result.x_adv + outside).numpy()
-        if np.issubdtype(observations.dtype, np.integer):
-            perturbed = np.rint(perturbed)
         seen = observations.copy()
-        seen[chosen] = perturbed.astype(observations.dtype)
+        seen[chosen] = (result.x_adv + outside).numpy().astype(observations.dtype)
         self.attacked += len(chosen)
         self.flipped += int(result.success.sum())
         self.queries += int(result.n_queries.sum())

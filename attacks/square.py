@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from rltool.attacks.attack import BoundedAttack, Problem, generator
+from rltool.attacks.attack import BoundedAttack, Problem, check_positive, generator
 from rltool.attacks.norms import Norm, per_sample
 from rltool.errors import UserError
 
@@ -32,10 +32,9 @@ class Square(BoundedAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.queries < 1:
-            raise UserError(f"queries must be at least 1, not {self.queries}")
-        if not 0 < self.share <= 1:
-            raise UserError(f"share must be above 0 and at most 1, not {self.share}")
+        check_positive(queries=self.queries, share=self.share)
+        if self.share > 1:
+            raise UserError(f"share must be at most 1, not {self.share}")
 
     @torch.no_grad()
     def run(self, problem: Problem) -> torch.Tensor:

@@ -28,6 +28,7 @@ class Victim:
         bounds: Smallest and largest inputs, numbers or one for each feature; infinite where there are none.
         probabilities: Whether the outputs are probabilities; their logarithms are taken then.
         std: Standard deviation of each feature, the unit that epsilon may be given in.
+        integers: Whether inputs are whole numbers, as the bytes of an image are.
         tolerance: For outputs that are means of continuous actions, not logits: the change of each that counts as an
             attack's success, `(K,)`.
 
@@ -51,6 +52,7 @@ class Victim:
         *,
         probabilities: bool = False,
         std: torch.Tensor | None = None,
+        integers: bool = False,
         tolerance: torch.Tensor | None = None,
     ) -> None:
         self.module = module
@@ -59,6 +61,7 @@ class Victim:
             raise UserError(f"the bounds are {bounds[0]} to {bounds[1]}; each lower one must be below its upper one")
         self.probabilities = probabilities
         self.std = std
+        self.integers = integers
         self.tolerance = tolerance
         self.n_forward = self.n_backward = 0
 
@@ -81,7 +84,7 @@ class Victim:
             raise UserError(f"only Discrete and Box actions can be attacked, not {actions}")
         normalizer = policy.normalizer
         std = None if normalizer is None else (normalizer.var + normalizer.epsilon).sqrt().float()
-        return cls(_Outputs(policy), _wide(space), std=std, tolerance=_tolerance(actions))
+        return cls(_Outputs(policy), _wide(space), std=std, integers=_integers(space), tolerance=_tolerance(actions))
 
     @classmethod
     def from_sb3(cls, model: Any) -> Self:
@@ -99,7 +102,7 @@ class Victim:
             )
         if not hasattr(policy, "get_distribution"):
             raise UserError(f"{type(model).__name__} has no action distribution; attack an A2C or PPO model")
-        return cls(_SB3Outputs(policy), _wide(space), tolerance=_tolerance(actions))
+        return cls(_SB3Outputs(policy), _wide(space), integers=_integers(space), tolerance=_tolerance(actions))
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs `(B, K)` for inputs `(B, ...)`, differentiable."""
@@ -148,6 +151,14 @@ class Victim:
     def clip(self, x: torch.Tensor) -> torch.Tensor:
         """Inputs within the bounds."""
         return x.clamp(self.low.to(x), self.high.to(x))
+
+    def admissible(self, x: torch.Tensor, x_adv: torch.Tensor) -> torch.Tensor:
+        """Attacked inputs as the victim can be shown them: within the bounds, and whole numbers where it needs such.
+
+        Perturbations are rounded towards 0, so that none becomes larger.
+        """
+        x_adv = self.clip(x_adv)
+        return x + ((x_adv - x) * (1 + 1e-6)).trunc() if self.integers else x_adv
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -216,6 +227,10 @@ class _SB3Outputs(nn.Module):
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         distribution = self.policy.get_distribution(observations).distribution  # type: ignore[operator]
         return distribution.logits if hasattr(distribution, "logits") else distribution.mean
+
+
+def _integers(space: gym.spaces.Box) -> bool:
+    return np.issubdtype(space.dtype, np.integer)
 
 
 def _tolerance(actions: gym.Space) -> torch.Tensor | None:

@@ -7,18 +7,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from rltool.cli.completion import complete_environment, complete_run
+from rltool.cli.opening import AsJson, EnvArgs, EnvOption, RunOrZip, VecNormalize, open_agent, open_classifier
 
 
 def attack(
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN",
-            help="A run's folder, its name in runs/, latest; or a Stable-Baselines3 .zip.",
-            autocompletion=complete_run,
-        ),
-    ],
+    run: RunOrZip,
     name: Annotated[str, typer.Option("--attack", "-a", help="Which attack; see `rltool list attacks`.")] = "pgd",
     epsilon: Annotated[
         float | None, typer.Option("--epsilon", help="Radius of the ball of perturbations.", show_default="0.1")
@@ -46,7 +39,7 @@ def attack(
         typer.Option(
             "--loss",
             help="What is maximized: ce, margin, dlr, away-towards, kl.",
-            show_default="margin for agents, else the attack's",
+            show_default="margin for agents, where it would be ce",
         ),
     ] = None,
     queries: Annotated[
@@ -57,21 +50,11 @@ def attack(
     examples: Annotated[
         int, typer.Option("--examples", help="Test examples to attack, for classifiers.", min=1)
     ] = 1_000,
-    env: Annotated[
-        str | None,
-        typer.Option(
-            "--env", help="Environment to play in.", show_default="the run's", autocompletion=complete_environment
-        ),
-    ] = None,
+    env: EnvOption = None,
     seed: Annotated[int, typer.Option("--seed", help="Seeds environments and attack.", min=0)] = 0,
-    env_arg: Annotated[
-        list[str] | None,
-        typer.Option("--env-arg", metavar="NAME=VALUE", help="Argument of the environment's constructor, as g=9.81."),
-    ] = None,
-    vecnormalize: Annotated[
-        str | None, typer.Option("--vecnormalize", help="Observation statistics of a .zip, if not beside it.")
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    env_arg: EnvArgs = None,
+    vecnormalize: VecNormalize = None,
+    json_: AsJson = False,
 ) -> None:
     """Attack what a trained agent sees, or what a classifier is shown, and say what is left of its score."""
     from rltool.attacks.making import make_attack
@@ -87,21 +70,21 @@ def attack(
         "queries": queries,
     }
     options = {option: value for option, value in given.items() if value is not None}
-    make_attack(name, seed=seed, **options)  # A wrong option need not wait for the run.
-    from rltool.cli.opening import open_agent, open_classifier
+    made = make_attack(name, seed=seed, **options)  # First: a wrong option need not wait for the run.
 
     classifier = open_classifier(run)
     if classifier is not None:
         from rltool.attacks.classifiers import attack_classifier
 
-        made = make_attack(name, seed=seed, **options)
-        figures = attack_classifier(classifier, made, examples).as_dict()
-        where = classifier.data
+        where, figures = classifier.data, attack_classifier(classifier, made, examples).as_dict()
     else:
         from rltool.attacks.policies import attack_agent
 
+        if loss is None and getattr(made, "loss", None) == "ce":
+            made = make_attack(
+                name, seed=seed, loss="margin", **options
+            )  # Where a policy is sure of its action, cross-entropy is flat.
         agent, _, where, env_kwargs = open_agent(run, env, env_arg or [], vecnormalize)
-        made = make_attack(name, seed=seed, **{"loss": "margin", **options} if _takes_margin(name) else options)
         figures = attack_agent(agent, where, made, episodes, seed, fraction=fraction, env_kwargs=env_kwargs).as_dict()
     report = {
         "data": where,
@@ -112,11 +95,6 @@ def attack(
         **figures,
     }
     print(json.dumps(report) if json_ else _sentences(report))
-
-
-def _takes_margin(name: str) -> bool:
-    """Whether an attack has a loss to choose, and none of its own."""
-    return name in ("fgsm", "ifgsm", "mifgsm", "pgd")
 
 
 def _sentences(report: dict[str, Any]) -> str:

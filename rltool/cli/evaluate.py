@@ -7,25 +7,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from rltool.cli.completion import complete_environment, complete_run
+from rltool.cli.opening import AsJson, EnvArgs, EnvOption, RunOrZip, VecNormalize, open_agent, open_classifier
 
 
 def evaluate(
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN",
-            help="A run's folder, its name in runs/, latest; or a Stable-Baselines3 .zip.",
-            autocompletion=complete_run,
-        ),
-    ],
+    run: RunOrZip,
     episodes: Annotated[int, typer.Option("--episodes", "-e", help="Episodes to play.", min=1)] = 20,
-    env: Annotated[
-        str | None,
-        typer.Option(
-            "--env", help="Environment to play in.", show_default="the run's", autocompletion=complete_environment
-        ),
-    ] = None,
+    env: EnvOption = None,
     seed: Annotated[int, typer.Option("--seed", help="Seeds environments and sampling.", min=0)] = 0,
     stochastic: Annotated[
         bool, typer.Option("--stochastic/--deterministic", help="Sample actions, or take the most probable ones.")
@@ -33,18 +21,12 @@ def evaluate(
     render: Annotated[Literal["human"] | None, typer.Option("--render", help="Open a window and watch.")] = None,
     video: Annotated[bool, typer.Option("--video", help="Film the episodes into the run's videos/ folder.")] = False,
     gif: Annotated[bool, typer.Option("--gif", help="Film them as animated GIFs.")] = False,
-    env_arg: Annotated[
-        list[str] | None,
-        typer.Option("--env-arg", metavar="NAME=VALUE", help="Argument of the environment's constructor, as g=9.81."),
-    ] = None,
-    vecnormalize: Annotated[
-        str | None, typer.Option("--vecnormalize", help="Observation statistics of a .zip, if not beside it.")
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    env_arg: EnvArgs = None,
+    vecnormalize: VecNormalize = None,
+    json_: AsJson = False,
 ) -> None:
     """Let a trained agent play, and report its returns."""
     from rltool.agents import evaluation
-    from rltool.cli.opening import open_agent, open_classifier
 
     classifier = open_classifier(run)
     if classifier is not None:

@@ -4,7 +4,35 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+
+from rltool.cli.completion import complete_environment, complete_run
+
+# Arguments and options that these verbs share.
+RunOrZip = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A run's folder, its name in runs/, latest; or a Stable-Baselines3 .zip.",
+        autocompletion=complete_run,
+    ),
+]
+EnvOption = Annotated[
+    str | None,
+    typer.Option(
+        "--env", help="Environment to play in.", show_default="the run's", autocompletion=complete_environment
+    ),
+]
+EnvArgs = Annotated[
+    list[str] | None,
+    typer.Option("--env-arg", metavar="NAME=VALUE", help="Argument of the environment's constructor, as g=9.81."),
+]
+VecNormalize = Annotated[
+    str | None, typer.Option("--vecnormalize", help="Observation statistics of a .zip, if not beside it.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def open_agent(

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from rltool.cli.completion import complete_environment, complete_run
+from rltool.cli.completion import complete_run
+from rltool.cli.opening import AsJson, EnvArgs, EnvOption, VecNormalize
 
 
 def record(
@@ -29,23 +30,13 @@ def record(
     min_return: Annotated[
         float | None, typer.Option("--min-return", help="Keep only episodes with at least this return.")
     ] = None,
-    env: Annotated[
-        str | None,
-        typer.Option(
-            "--env", help="Environment to play in.", show_default="the run's", autocompletion=complete_environment
-        ),
-    ] = None,
-    env_arg: Annotated[
-        list[str] | None,
-        typer.Option("--env-arg", metavar="NAME=VALUE", help="Argument of the environment's constructor, as g=9.81."),
-    ] = None,
+    env: EnvOption = None,
+    env_arg: EnvArgs = None,
     seed: Annotated[int, typer.Option("--seed", help="Seeds environments and sampling.", min=0)] = 0,
     stochastic: Annotated[
         bool, typer.Option("--stochastic/--deterministic", help="Sample actions, or take the most probable ones.")
     ] = False,
-    vecnormalize: Annotated[
-        str | None, typer.Option("--vecnormalize", help="Observation statistics of a .zip, if not beside it.")
-    ] = None,
+    vecnormalize: VecNormalize = None,
     fps: Annotated[
         float | None,
         typer.Option(
@@ -53,7 +44,7 @@ def record(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace demonstrations of this name.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json_: AsJson = False,
 ) -> None:
     """Record demonstrations: whole episodes of a trained agent, of a random one, or of yourself."""
     from rltool.envs.demonstration_files import check_storable, save_demonstrations

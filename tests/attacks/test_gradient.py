@@ -59,8 +59,9 @@ def test_optimum_on_a_linear_victim(attack: type, norm: Norm, dual: float) -> No
         options["keep"], options["skip_broken"] = "last", False
     result = attack(**options)(Victim(linear(weights)), x, torch.zeros(1, dtype=torch.long))
     gained = float(result.x_adv @ weights)
-    # From a random start, PGD is still on its way around the ball at the end.
-    assert gained == pytest.approx(0.5 * float(weights.norm(dual)), rel=0.03 if attack is PGD else 1e-4)
+    # From a random start, PGD is still on its way around the round balls at the end.
+    exact = attack is not PGD or norm == "linf"
+    assert gained == pytest.approx(0.5 * float(weights.norm(dual)), rel=1e-4 if exact else 0.03)
     assert float(result.distance) == pytest.approx(0.5, rel=1e-4)
     assert bool(result.success)
 
@@ -145,7 +146,8 @@ def test_targets_are_reached(loss: str, conv: nn.Module, images: tuple[torch.Ten
     y = conv(x).argmax(1)
     target = (y + 1) % 5
     result = PGD(epsilon=0.9, loss=loss)(Victim(conv, (0, 1)), x, y, target)
-    assert float(result.success.float().mean()) >= 0.8
+    # What only sets the target above the label may end at a third class.
+    assert float(result.success.float().mean()) >= (0.8 if loss == "away-towards" else 1.0)
     assert torch.equal(result.success, conv(result.x_adv).argmax(1) == target)
 
 
@@ -256,8 +258,9 @@ class Probabilities(nn.Module):
         (lambda: FGSM(epsilon=float("nan")), "finite"),
         (lambda: FGSM(norm="l0"), "no norm 'l0'"),
         (lambda: FGSM(loss="cee"), "did you mean 'ce'"),
-        (lambda: PGD(steps=0), "steps must be at least 1"),
+        (lambda: PGD(steps=0), "steps must be above 0"),
         (lambda: PGD(step_size=0.0), "above 0"),
+        (lambda: PGD(restarts=2, keep="last", skip_broken=False), "take keep='best'"),
         (lambda: FGSM(unit="std")(Victim(nn.Linear(3, 2)), torch.zeros(1, 3)), "knows no standard deviations"),
         (lambda: FGSM(epsilon=torch.ones(2))(Victim(nn.Linear(3, 2)), torch.zeros(1, 3)), "one for each feature"),
         (lambda: FGSM()(nn.Linear(3, 2), torch.zeros(1, 3)), "Victim(module"),

@@ -84,14 +84,29 @@ def test_targets(digits: Digits) -> None:
 def test_order_of_strength(digits: Digits) -> None:
     victim, x, y = digits
     fgsm, pgd = FGSM(epsilon=0.12)(victim, x, y), PGD(epsilon=0.12, loss="margin")(victim, x, y)
-    apgd, square = APGD(epsilon=0.12)(victim, x, y), Square(epsilon=0.12, queries=300)(victim, x, y)
-    assert rate(apgd.success) >= rate(pgd.success) - 0.02
-    assert rate(pgd.success) >= rate(fgsm.success)
-    assert rate(apgd.success) + 0.02 >= rate(square.success) >= 0.3
+    # The margin follows one of the nine other classes from each start, and random search tries several.
+    apgd, square = APGD(epsilon=0.12, restarts=5)(victim, x, y), Square(epsilon=0.12, queries=300)(victim, x, y)
+    assert rate(apgd.success) >= rate(pgd.success) >= rate(fgsm.success)
+    assert rate(apgd.success) >= rate(square.success) > rate(fgsm.success)
     for result in (apgd, square):
         assert float(result.distance.max()) <= 0.12 + 1e-6
     assert square.n_backward == 0
     assert int(square.n_queries.max()) <= 302
+
+
+def test_whole_numbers_stay_whole_and_within_epsilon(digits: Digits) -> None:
+    victim, x, y = digits
+    bytes_, shown = (x * 255).round(), []
+    net = victim.module
+
+    def reads_bytes(x: torch.Tensor) -> torch.Tensor:
+        shown.append(x.detach())
+        return net(x / 255)
+
+    result = PGD(epsilon=20.6, steps=5)(Victim(reads_bytes, (0, 255), integers=True), bytes_, y)
+    assert torch.equal(result.x_adv, result.x_adv.round())
+    assert float(result.distance.max()) == 20
+    assert torch.equal(shown[-1], result.x_adv)  # Judged as it is.
 
 
 def test_apgd_with_each_loss_and_restarts(digits: Digits) -> None:
@@ -134,13 +149,13 @@ def test_square_needs_no_gradient() -> None:
     ("make", "sentence"),
     [
         (lambda: DeepFool(norm="l1"), "choose l2 or linf"),
-        (lambda: DeepFool(candidates=0), "at least 1"),
+        (lambda: DeepFool(candidates=0), "above 0"),
         (lambda: CarliniWagner(norm="linf"), "choose l2"),
         (lambda: CarliniWagner(learning_rate=0.0), "above 0"),
         (lambda: APGD(norm="l1"), "choose linf or l2"),
         (lambda: Square(norm="l2"), "choose linf"),
         (lambda: Square(share=1.5), "at most 1"),
-        (lambda: Square(queries=0), "at least 1"),
+        (lambda: Square(queries=0), "above 0"),
         (
             lambda: DeepFool()(Victim(nn.Linear(3, 1), tolerance=torch.ones(1)), torch.zeros(1, 3)),
             "continuous actions have none",
