@@ -1,12 +1,17 @@
 """What holds for every test: one thread, so that small networks are fast and results do not depend on the number of
-cores; and a folder of its own for Minari's datasets."""
+cores; Ctrl-C that reaches the processes tests start; and a folder of its own for Minari's datasets."""
 
 import os
+import signal
 
 import pytest
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+# What a shell starts in the background ignores Ctrl-C, and so would all that is started here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

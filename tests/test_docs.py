@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.M | re.S)
+LONG_BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)  # Full budgets.
 
 
 def run(command, cwd, **kwargs):
@@ -34,10 +35,23 @@ def test_page_runs(page, tmp_path):
             file = tmp_path / (named[1] if named else f"block{k}.py")
             file.write_text(text)
             run([sys.executable, file.name], tmp_path)
-            continue
-        for line in text.splitlines():
-            command = line.split("  #")[0].strip()
-            if command.startswith("rltool "):
-                if "--help" not in command and not shutil.which("rltool"):
-                    pytest.fail("rltool is not on PATH: install the package first")
-                run(command, tmp_path, shell=True)
+        else:
+            run_commands(text, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if LONG_BLOCK.search(page.read_text())], ids=lambda p: p.stem)
+def test_long_commands_run(page, tmp_path):
+    """Blocks that take minutes, each in a folder of its own."""
+    for k, text in enumerate(LONG_BLOCK.findall(page.read_text())):
+        (tmp_path / str(k)).mkdir()
+        run_commands(text, tmp_path / str(k))
+
+
+def run_commands(text, folder):
+    for line in text.splitlines():
+        command = line.split("  #")[0].strip()
+        if command.startswith("rltool "):
+            if "--help" not in command and not shutil.which("rltool"):
+                pytest.fail("rltool is not on PATH: install the package first")
+            run(command, folder, shell=True)

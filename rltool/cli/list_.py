@@ -91,6 +91,8 @@ def runs(run_dir: Annotated[str, typer.Option("--run-dir", help="Folder of the r
     from pathlib import Path
 
     from rltool.errors import UserError
+    from rltool.training.methods import METHODS
+    from rltool.training.progress import figure
     from rltool.training.run import Run
 
     rows = []
@@ -99,11 +101,11 @@ def runs(run_dir: Annotated[str, typer.Option("--run-dir", help="Folder of the r
             continue
         try:
             run = Run(file.parent)
-            summary = run.summary
+            summary, result = run.summary, run.result
+            metric = METHODS[run.method].load().evaluation_metric
         except UserError:  # Half-written, or another tool's.
             continue
         state = "going on" if not summary else "finished" if summary.get("finished") else "stopped"
-        result = summary.get("mean_return")
         rows.append(
             [
                 str(file.parent),
@@ -111,13 +113,13 @@ def runs(run_dir: Annotated[str, typer.Option("--run-dir", help="Folder of the r
                 run.data,
                 state,
                 f"{summary.get('total_timesteps', 0):,}",
-                f"{result:.1f}" if isinstance(result, float) else "",
+                "" if result is None else figure(metric, result),
             ]
         )
     if not rows:
         print(f"no runs in {run_dir}/; train one with: rltool train a2c CartPole-v1", file=sys.stderr)
         return
-    _table("runs", ["run", "method", "data", "state", "timesteps", "return"], rows)
+    _table("runs", ["run", "method", "data", "state", "timesteps", "result"], rows)
 
 
 @app.command("demos")

@@ -40,11 +40,13 @@ def train_seeds(method: str, data: str, seeds: list[int], options: dict[str, Any
     from rltool.training.config import RunConfig
     from rltool.training.methods import METHODS
     from rltool.training.options import resolve_options
+    from rltool.training.progress import figure
     from rltool.training.run import Run, _next_free, sanitize
 
     known = METHODS[method].load()
     resolve_options(known, data, options)
     metric = known.evaluation_metric
+    name = metric.removeprefix("mean_")
     parent = Path(options.get("run_dir", RunConfig.model_fields["run_dir"].default))
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -82,8 +84,11 @@ def train_seeds(method: str, data: str, seeds: list[int], options: dict[str, Any
                 errors.seek(0)
                 text = errors.read().strip()
                 if process.returncode == 0:
-                    summary = Run(folder / f"seed-{seed}").summary
-                    _say(f"seed {seed}: {_figure(metric, summary)}, {summary['seconds']:.1f} s", as_json)
+                    run = Run(folder / f"seed-{seed}")
+                    result = "no" if run.result is None else figure(metric, run.result)
+                    _say(
+                        f"seed {seed}: {metric.removeprefix('mean_')} {result}, {run.summary['seconds']:.1f} s", as_json
+                    )
                 else:
                     failed[seed] = text.split("\n")[-1]
                     _say(f"seed {seed}: {failed[seed]}", as_json)
@@ -101,28 +106,15 @@ def train_seeds(method: str, data: str, seeds: list[int], options: dict[str, Any
     _report(folder, metric, [s for s in seeds if s not in failed], failed, as_json)
 
 
-def _result(metric: str, summary: dict[str, Any]) -> float | None:
-    """What a run came to: on test examples, where there are such; None where no episode has ended."""
-    return summary.get(f"test_{metric}", summary.get(metric))
-
-
-def _figure(metric: str, summary: dict[str, Any]) -> str:
-    name, result = metric.removeprefix("mean_"), _result(metric, summary)
-    return f"no {name}" if result is None else f"{name} {_shown(metric, result)}"
-
-
-def _shown(metric: str, value: float) -> str:
-    return f"{value:.2%}" if metric == "accuracy" else f"{value:.1f}"
-
-
 def _report(folder: Path, metric: str, seeds: list[int], failed: dict[int, str], as_json: bool) -> None:
     import numpy as np
 
     from rltool.training.checkpoint import write_atomically
+    from rltool.training.progress import figure
     from rltool.training.run import Run
     from rltool.training.statistics import bootstrap_interval, iqm
 
-    results = [_result(metric, Run(folder / f"seed-{s}").summary) for s in seeds]
+    results = [Run(folder / f"seed-{s}").result for s in seeds]
     values = np.array([result for result in results if result is not None], dtype=float)
     report: dict[str, Any] = {"run": str(folder), "seeds": seeds, "failed": failed}
     if len(values):
@@ -132,7 +124,7 @@ def _report(folder: Path, metric: str, seeds: list[int], failed: dict[int, str],
     if as_json:
         print(json.dumps(report))
     elif len(values):
-        mean, middle, least, most = (_shown(metric, value) for value in (report[metric], report["iqm"], low, high))
+        mean, middle, least, most = (figure(metric, value) for value in (report[metric], report["iqm"], low, high))
         print(
             f"{len(seeds)} seeds: mean {metric.removeprefix('mean_')} {mean}, IQM {middle}, "
             f"95% interval {least} to {most}\ncompare:   rltool plot {folder}"

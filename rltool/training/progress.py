@@ -10,6 +10,9 @@ from typing import Any
 from rltool.training.loggers import Row
 
 BARS = "▁▂▃▄▅▆▇█"
+# The metrics that are shown, in this order, where there are such; those of training episodes or examples as a curve.
+CURVES = {"rollout/ep_rew_mean": "return", "train/accuracy": "accuracy"}
+SHOWN = CURVES | {"rollout/ep_len_mean": "length", "eval/mean_return": "evaluated", "eval/accuracy": "evaluated"}
 
 
 class Progress:
@@ -43,7 +46,7 @@ class PlainProgress(Progress):
     def update(self, row: Row) -> None:
         now = time.monotonic()
         finished = row["time/total_timesteps"] >= self.total
-        if now - self.last >= self.interval or finished or "eval/mean_return" in row:
+        if now - self.last >= self.interval or finished or any(name.startswith("eval/") for name in row):
             self.last = now
             self._print("  ".join(_cells(row, self.total)))
 
@@ -64,8 +67,8 @@ class LiveProgress(Progress):
         from rich.live import Live
 
         self.title, self.total, self.first = title, total, done
-        self.returns: deque[float] = deque(maxlen=400)
-        self.evaluation: float | None = None
+        self.curves: dict[str, deque[float]] = {name: deque(maxlen=400) for name in CURVES}
+        self.latest: Row = {}
         self.row: Row = {"time/total_timesteps": done}
         self.begun = time.monotonic()
         self.live = Live(console=Console(stderr=True), get_renderable=self._render, refresh_per_second=8)
@@ -73,9 +76,10 @@ class LiveProgress(Progress):
 
     def update(self, row: Row) -> None:
         self.row = row
-        if "rollout/ep_rew_mean" in row:
-            self.returns.append(row["rollout/ep_rew_mean"])
-        self.evaluation = row.get("eval/mean_return", self.evaluation)
+        self.latest |= {name: row[name] for name in SHOWN if name in row}
+        for name, curve in self.curves.items():
+            if name in row:
+                curve.append(row[name])
 
     def note(self, message: str) -> None:
         self.live.console.print(message, highlight=False, markup=False)
@@ -94,11 +98,10 @@ class LiveProgress(Progress):
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="bold", justify="right")
         grid.add_column()
-        if self.returns:
-            grid.add_row("return", f"{self.returns[-1]:.1f}  [cyan]{sparkline(self.returns, 40)}[/]")
-            grid.add_row("length", f"{row.get('rollout/ep_len_mean', float('nan')):.1f}")
-        if self.evaluation is not None:
-            grid.add_row("evaluated", f"[green]{self.evaluation:.1f}[/]")
+        for name, label in SHOWN.items():
+            if name in self.latest:
+                curve = f"  [cyan]{sparkline(self.curves[name], 40)}[/]" if name in CURVES else ""
+                grid.add_row(label, figure(name, self.latest[name]) + curve)
         if "time/fps" in row:
             grid.add_row("speed", f"{row['time/fps']:,.0f} timesteps/s")
         elapsed = time.monotonic() - self.begun
@@ -114,6 +117,11 @@ def make_progress(show: bool) -> Progress:
     if not show:
         return Progress()
     return LiveProgress() if sys.stderr.isatty() else PlainProgress()
+
+
+def figure(metric: str, value: float) -> str:
+    """A result as it is printed: accuracies as percentages."""
+    return f"{value:.2%}" if metric.endswith("accuracy") else f"{value:.1f}"
 
 
 def sparkline(values: Any, width: int) -> str:
@@ -134,11 +142,5 @@ def clock(seconds: float) -> str:
 
 def _cells(row: Row, total: int) -> list[str]:
     cells = [f"{row['time/total_timesteps']:>9,.0f}/{total:,} timesteps"]
-    for name, label in (
-        ("rollout/ep_rew_mean", "return"),
-        ("rollout/ep_len_mean", "length"),
-        ("eval/mean_return", "evaluated"),
-    ):
-        if name in row:
-            cells.append(f"{label} {row[name]:.1f}")
+    cells += [f"{label} {figure(name, row[name])}" for name, label in SHOWN.items() if name in row]
     return [*cells, f"{row['time/fps']:,.0f} timesteps/s", clock(row["time/time_elapsed"])]

@@ -77,6 +77,13 @@ class Run:
         """What `summary.json` holds; empty while the run is going on."""
         return self._read_json("summary.json") if (self.path / "summary.json").exists() else {}
 
+    @property
+    def result(self) -> float | None:
+        """What its method is judged by: on test examples, where there are such; None where no episode has ended."""
+        metric, summary = METHODS[self.method].load().evaluation_metric, self.summary
+        result = summary.get(f"test_{metric}", summary.get(metric))
+        return result if isinstance(result, int | float) else None  # Anybody may have written the file.
+
     def is_finished(self, total_timesteps: int) -> bool:
         """Whether there is nothing left to train up to this many timesteps."""
         summary = self.summary
