@@ -85,10 +85,8 @@ def train_seeds(method: str, data: str, seeds: list[int], options: dict[str, Any
                 text = errors.read().strip()
                 if process.returncode == 0:
                     run = Run(folder / f"seed-{seed}")
-                    result = "no" if run.result is None else figure(metric, run.result)
-                    _say(
-                        f"seed {seed}: {metric.removeprefix('mean_')} {result}, {run.summary['seconds']:.1f} s", as_json
-                    )
+                    result = f"no {name}" if run.result is None else f"{name} {figure(metric, run.result)}"
+                    _say(f"seed {seed}: {result}, {run.summary['seconds']:.1f} s", as_json)
                 else:
                     failed[seed] = text.split("\n")[-1]
                     _say(f"seed {seed}: {failed[seed]}", as_json)
