@@ -150,8 +150,7 @@ def attack_agent(
         >>> from rltool.agents import PPO
         >>> from rltool.attacks import PGD
         >>> agent = PPO("CartPole-v1").learn(100_000)  # doctest: +SKIP
-        >>> attack_agent(agent, "CartPole-v1", PGD(epsilon=0.1)).attacked.mean_return  # doctest: +SKIP
-        98.4
+        >>> left = attack_agent(agent, "CartPole-v1", PGD(epsilon=0.1)).normalized  # doctest: +SKIP
     """
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, not {episodes}")
