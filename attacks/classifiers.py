@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ class AttackedAccuracy:
         queries: Mean number of times that the classifier was shown an example.
         examples: How many were attacked.
         seconds: Duration of the attack.
+        left: Which examples are right with and without the attack, `(examples,)`.
     """
 
     clean: float
@@ -35,10 +36,11 @@ class AttackedAccuracy:
     queries: float
     examples: int
     seconds: float
+    left: torch.Tensor = field(repr=False)
 
     def as_dict(self) -> dict[str, float]:
         """The figures that `rltool attack --json` prints."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if name != "left"}
 
 
 def attack_classifier(classifier: Any, attack: Attack, examples: int = 1_000) -> AttackedAccuracy:
@@ -70,4 +72,5 @@ def attack_classifier(classifier: Any, attack: Attack, examples: int = 1_000) ->
         float(torch.cat([result.n_queries for result in results]).float().mean()),
         len(x),
         round(seconds, 3),
+        right & ~success,
     )

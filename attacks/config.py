@@ -13,3 +13,4 @@ ATTACKS.add("apgd", "rltool.attacks.apgd:APGD", "PGD that chooses its own step s
 ATTACKS.add("square", "rltool.attacks.square:Square", "random search that asks for outputs alone")
 ATTACKS.add("deepfool", "rltool.attacks.minimum:DeepFool", "the smallest perturbation, by linearization")
 ATTACKS.add("cw", "rltool.attacks.minimum:CarliniWagner", "the smallest perturbation, by Adam (Carlini & Wagner)")
+ATTACKS.add("strongest", "rltool.attacks.strongest:Strongest", "a fixed cascade of the strongest of these")

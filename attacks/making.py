@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from rltool.attacks.attack import Attack
@@ -27,3 +27,13 @@ def make_attack(name: str, **options: Any) -> Attack:
             flags = ", ".join(f"--{each.replace('_', '-')}" for each in sorted(known))
             raise UserError(f"{name} has no --{option.replace('_', '-')}; it takes {flags}")
     return kind(**options)
+
+
+def make_policy_attack(name: str, **options: Any) -> Attack:
+    """The same for policies: where one is sure of its action, cross-entropy is flat, and so the margin is attacked.
+
+    Raises:
+        UserError: There is no such attack, or it has no such option.
+    """
+    attack = make_attack(name, **options)
+    return replace(attack, loss="margin") if "loss" not in options and getattr(attack, "loss", "") == "ce" else attack  # type: ignore[call-arg]

@@ -1,0 +1,65 @@
+"""The cascade of attacks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from rltool.attacks import APGD, Square, Victim
+from rltool.attacks import strongest as module
+from rltool.attacks.strongest import Strongest
+from rltool.errors import UserError
+from tests.attacks.conftest import Digits
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cascade that takes a moment."""
+    monkeypatch.setattr(module, "STEPS", 10)
+    monkeypatch.setattr(module, "QUERIES", 100)
+
+
+def test_it_is_never_weaker_than_its_parts(digits: Digits) -> None:
+    victim, x, y = digits
+    whole = Strongest(epsilon=0.1)(victim, x, y)
+    first = APGD(epsilon=0.1, steps=10)(victim, x, y)
+    last = Square(epsilon=0.1, queries=100)(victim, x, y)
+    assert not bool((first.success & ~whole.success).any())
+    assert not bool((last.success & ~whole.success).any())
+    assert 0 < int(first.success.sum()) < len(x)
+    assert bool((whole.distance <= 0.1 + 1e-6).all())
+    assert torch.equal(victim.logits(whole.x_adv).argmax(1) != y, whole.success)
+    # What the first part has broken is left alone by the others.
+    assert torch.equal(whole.x_adv[first.success], first.x_adv[first.success])
+    assert bool((whole.n_queries[first.success] < 15).all())
+    assert bool((whole.n_queries[~whole.success] > 200).all())
+
+
+class Decoy(nn.Module):
+    """Away from class 0 the gradient of the best other class leads nowhere; that of class 2 leads out."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        zero = torch.zeros_like(x[:, 0])
+        return torch.stack([zero + 1, zero + 0.9 - x[:, 0].abs(), zero + 2 * x[:, 1]], 1)
+
+
+def test_targets_break_what_the_margin_does_not() -> None:
+    victim, x = Victim(Decoy(), (-1, 1)), torch.zeros(4, 2)
+    assert not bool(APGD(epsilon=0.6, steps=10, loss="margin")(Victim(Decoy(), (-1, 1)), x).success.all())
+    assert bool(Strongest(epsilon=0.6)(victim, x).success.all())
+
+
+def test_continuous_actions_and_targets(digits: Digits) -> None:
+    linear = Victim(nn.Linear(3, 2), tolerance=torch.tensor([0.05, 0.05]))
+    assert bool(Strongest(epsilon=0.5)(linear, torch.randn(4, 3)).success.all())
+    victim, x, y = digits
+    target = (y + 1) % 10
+    result = Strongest(epsilon=0.3)(victim, x, y, target)
+    assert bool(result.success.any())
+    assert torch.equal(victim.logits(result.x_adv).argmax(1) == target, result.success)
+
+
+def test_a_norm_that_it_lacks() -> None:
+    with pytest.raises(UserError, match="Strongest has no norm 'l1'; choose linf or l2"):
+        Strongest(norm="l1")
