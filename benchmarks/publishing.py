@@ -22,6 +22,8 @@ Measured = dict[str, list[Measurement]]  # By side.
 Row = tuple[str, Measured, dict[str, str]]  # Name, measurements, cells of the table by column.
 ROOT = Path(__file__).resolve().parent.parent
 CONSOLE = Console(highlight=False)
+# Parts whose numbers are no times: rows from another machine stand beside those from this one.
+SCORES = {"rl-final", "backbones-learn", "imitation-scores", "imitation-rewards"}
 
 
 def figures(measurements: Sequence[Measurement]) -> list[float]:
@@ -55,14 +57,22 @@ def machine() -> dict[str, Any]:
 
 
 def publish(part: str, row: Row, out: Path, page: Path, script: str = "rl") -> None:
-    """Put a row into a part's JSON file and its section of the page; other rows from this machine are kept."""
+    """Put a row into a part's JSON file and its section of the page.
+
+    Other rows from this machine are kept; scores also from another one with the same versions.
+    """
     name, measurements, cells = row
     file, here = out / f"{script}-{part}.json", machine()
     before = json.loads(file.read_text()) if file.exists() else {}
-    rows = before["rows"] if before.get("machine") == here else {}
+    there = before.get("machine", {})
+    same = there.get("versions") == here["versions"] if f"{script}-{part}" in SCORES else there == here
+    rows = before["rows"] if same else {}
+    for kept in rows.values():
+        kept.setdefault("cpu", there["cpu"])
     medians = {side: statistics.median(figures(m)) for side, m in measurements.items()}
     rows[name] = {
         "measured": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "cpu": here["cpu"],
         "table": cells,
         "medians": {side: value if math.isfinite(value) else None for side, value in medians.items()},
         "measurements": measurements,
@@ -76,7 +86,8 @@ def publish(part: str, row: Row, out: Path, page: Path, script: str = "rl") -> N
     versions = ", ".join(f"{package} {version}" for package, version in here["versions"].items())
     days = sorted({row["measured"][:10] for row in rows.values()})
     when = " to ".join(dict.fromkeys((days[0], days[-1])))
-    note = f"Measured {when} on {here['cpu']}, {here['cores']} cores; {versions}."
+    cpus = " and ".join(sorted({each["cpu"] for each in rows.values()}))
+    note = f"Measured {when} on {cpus}, {here['cores']} cores; {versions}."
     start, end = f"<!-- {script}:{part} -->", f"<!-- /{script}:{part} -->"
     text = page.read_text() if page.exists() else "# Benchmarks\n"
     if start not in text:
