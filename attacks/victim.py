@@ -14,8 +14,14 @@ from torch import nn
 from rltool.attacks.losses import Objective
 from rltool.errors import UserError
 
-NO_GRADIENT = "the victim gives no gradients; attack it with one that needs none: square"
 Bounds = tuple[float | np.ndarray | torch.Tensor, float | np.ndarray | torch.Tensor]
+
+
+class NoGradient(UserError):
+    """The victim's outputs do not depend on its inputs in a way that can be differentiated."""
+
+    def __init__(self) -> None:
+        super().__init__("the victim gives no gradients; attack it with one that needs none: square")
 
 
 class Victim:
@@ -116,16 +122,18 @@ class Victim:
         No gradient is left in the victim's parameters.
 
         Raises:
-            UserError: There is no gradient.
+            NoGradient: There is none.
         """
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             logits = self.logits(x)
             losses = objective(logits)
             if not losses.requires_grad:
-                raise UserError(NO_GRADIENT)
+                raise NoGradient
             self.n_backward += 1
-            (gradient,) = torch.autograd.grad(losses.sum(), x)
+            (gradient,) = torch.autograd.grad(losses.sum(), x, allow_unused=True)
+        if gradient is None:
+            raise NoGradient
         return logits.detach(), losses.detach(), gradient
 
     def jacobian(self, x: torch.Tensor, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -136,16 +144,18 @@ class Victim:
             classes: Which outputs of each sample, `(B, C)`.
 
         Raises:
-            UserError: There is no gradient.
+            NoGradient: There is none.
         """
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             logits = self.logits(x)
             chosen = logits.gather(1, classes).sum(0)
             if not chosen.requires_grad:
-                raise UserError(NO_GRADIENT)
+                raise NoGradient
             self.n_backward += len(chosen)
-            rows = [torch.autograd.grad(each, x, retain_graph=True)[0] for each in chosen]
+            rows = [torch.autograd.grad(each, x, retain_graph=True, allow_unused=True)[0] for each in chosen]
+        if any(row is None for row in rows):
+            raise NoGradient
         return logits.detach(), torch.stack(rows, 1)
 
     def clip(self, x: torch.Tensor) -> torch.Tensor:

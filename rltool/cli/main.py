@@ -11,13 +11,39 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from rltool import __version__
-from rltool.cli import attack, demos, diagnose, evaluate, list_, plot, record, reproduce, resume, robustness, train
+from rltool.cli import (
+    attack,
+    check,
+    demos,
+    diagnose,
+    evaluate,
+    list_,
+    plot,
+    record,
+    reproduce,
+    resume,
+    robustness,
+    train,
+)
 from rltool.errors import TrainingError, UserError, unknown
 
 # Typer carries its own click; the base of its usage errors is reached through the one class it exports.
 UsageError: Any = typer.BadParameter.__mro__[2]
 
-VERBS = ["train", "record", "demos", "eval", "attack", "robustness", "plot", "diagnose", "resume", "reproduce", "list"]
+VERBS = [
+    "train",
+    "record",
+    "demos",
+    "eval",
+    "attack",
+    "robustness",
+    "check",
+    "plot",
+    "diagnose",
+    "resume",
+    "reproduce",
+    "list",
+]
 
 
 class VerbGroup(TyperGroup):
@@ -42,6 +68,7 @@ app.command("resume")(resume.resume)
 app.command("eval")(evaluate.evaluate)
 app.command("attack")(attack.attack)
 app.command("robustness")(robustness.robustness)
+app.command("check")(check.check)
 app.command("plot")(plot.plot)
 app.command("diagnose")(diagnose.diagnose)
 app.command("reproduce")(reproduce.reproduce)
