@@ -66,8 +66,7 @@ def film(
 
     if "mp4" in kinds:
         find_ffmpeg()
-    if not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))) and sys.platform == "linux":
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame looks for a screen even to draw in memory.
+    prepare_display()
     env = make_rendered_env(env_id, "rgb_array", env_kwargs)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,6 +77,12 @@ def film(
     finally:
         env.close()
     return result, files
+
+
+def prepare_display() -> None:
+    """See to it that pygame draws in memory where there is no screen."""
+    if not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))) and sys.platform == "linux":
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
 def find_ffmpeg() -> str:
