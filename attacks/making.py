@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -21,9 +22,20 @@ def make_attack(name: str, **options: Any) -> Attack:
         UserError: There is no such attack, or it has no such option.
     """
     kind: type[Attack] = ATTACKS[name].load()
-    known = {field.name for field in fields(kind)}
+    known = [field.name for field in fields(kind)]
     for option in options:
         if option not in known:
-            flags = ", ".join(f"--{each.replace('_', '-')}" for each in sorted(known))
-            raise UserError(f"{name} has no --{option.replace('_', '-')}; it takes {flags}")
+            raise UserError(no_such_option(name, f"--{option.replace('_', '-')}", known))
     return kind(**options)
+
+
+def no_such_option(attack: str, flag: str, known: Iterable[str]) -> str:
+    """The sentence about an option that an attack lacks.
+
+    Args:
+        attack: Its name.
+        flag: What was given.
+        known: The hyperparameters that it has.
+    """
+    flags = ", ".join(f"--{each.replace('_', '-')}" for each in sorted(known))
+    return f"{attack} has no {flag}; it takes {flags}"

@@ -1,8 +1,13 @@
 """`rltool attack`."""
 
 import json
+from dataclasses import fields
 
 import pytest
+
+from rltool.attacks.config import ATTACKS
+
+WITHOUT_A_FLAG: set[str] = set()  # Hyperparameters that are no number, switch, text or choice.
 
 
 def test_attack_an_agent(cli):
@@ -28,7 +33,9 @@ def test_attack_a_classifier(cli):
         (("nowhere", "--attack", "pdg"), "did you mean 'pgd'"),
         (("nowhere", "--attack", "fgsm", "--steps", 3), "fgsm has no --steps"),
         (("nowhere", "--epsilon", -1), "at least 0"),
-        (("nowhere", "--attack", "square", "--norm", "l2"), "has no norm 'l2'"),
+        (("nowhere", "--attack", "fgsm", "--nonsense", 3), "it takes --epsilon, --loss, --norm, --unit"),
+        (("nowhere", "--attack", "square", "--norm", "l1"), "'l1' is not"),
+        (("nowhere", "--attack", "pgd", "--steps", "many"), "unable to parse"),
         (("nowhere",), "nowhere"),
     ],
 )
@@ -36,6 +43,16 @@ def test_mistakes(cli, arguments, sentence):
     done = cli("attack", *arguments)
     assert done.code == 2
     assert sentence in done.err
+
+
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_help_of_an_attack_shows_each_of_its_options(cli, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "200")
+    page = cli("attack", "--attack", name, "--help").out
+    for field in fields(ATTACKS[name].load()):
+        assert f"--{field.name.replace('_', '-')} " in page or field.name in WITHOUT_A_FLAG
+    assert "[default: " in page
+    assert "--restarts" not in cli("attack", "--help").out
 
 
 def test_attacks_are_listed(cli):
