@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from rltool.attacks.gradient import MAD as MAD
     from rltool.attacks.gradient import MIFGSM as MIFGSM
     from rltool.attacks.gradient import PGD as PGD
+    from rltool.attacks.hopskipjump import HopSkipJump as HopSkipJump
     from rltool.attacks.minimum import CarliniWagner as CarliniWagner
     from rltool.attacks.minimum import DeepFool as DeepFool
+    from rltool.attacks.nes import NES as NES
     from rltool.attacks.noise import RandomNoise as RandomNoise
+    from rltool.attacks.one_pixel import OnePixel as OnePixel
     from rltool.attacks.policies import AttackedEvaluation as AttackedEvaluation
     from rltool.attacks.policies import PerturbedVectorEnv as PerturbedVectorEnv
     from rltool.attacks.policies import attack_agent as attack_agent
+    from rltool.attacks.simba import SimBA as SimBA
     from rltool.attacks.square import Square as Square
     from rltool.attacks.victim import Victim as Victim
 
@@ -31,9 +35,13 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "attack": ["Attack", "AttackResult"],
         "classifiers": ["AttackedAccuracy", "attack_classifier"],
         "gradient": ["FGSM", "IFGSM", "MAD", "MIFGSM", "PGD"],
+        "hopskipjump": ["HopSkipJump"],
         "minimum": ["CarliniWagner", "DeepFool"],
+        "nes": ["NES"],
         "noise": ["RandomNoise"],
+        "one_pixel": ["OnePixel"],
         "policies": ["AttackedEvaluation", "PerturbedVectorEnv", "attack_agent"],
+        "simba": ["SimBA"],
         "square": ["Square"],
         "victim": ["Victim"],
     },
