@@ -68,17 +68,12 @@ class HopSkipJump(Attack):
             nearest[rows] = torch.where(per_sample(closer, x), now, nearest[rows])
         return nearest
 
-    def _start(
-        self, problem: Problem, limit: torch.Tensor, draw: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _start(self, problem: Problem, limit: torch.Tensor, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """The rows for which there is a start within the limit of queries, and their starts."""
         x, rows, found = problem.x, unbroken(problem), problem.x.clone()
         done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         for number in range(STARTS if self.starts is None else len(self.starts)):
-            if self.starts is None:
-                tried = _noise(problem, draw, number)
-            else:
-                tried = self.starts[number].to(x).expand_as(x)
+            tried = _noise(problem, draw, number) if self.starts is None else self.starts[number].to(x).expand_as(x)
             rows = rows[~done[rows] & (problem.queries[rows] < limit[rows])]
             if not len(rows):
                 break
@@ -88,9 +83,7 @@ class HopSkipJump(Attack):
         rows = torch.nonzero(done)[:, 0]
         return rows, found[rows]
 
-    def _to_boundary(
-        self, problem: Problem, rows: torch.Tensor, far: torch.Tensor, bisections: int
-    ) -> torch.Tensor:
+    def _to_boundary(self, problem: Problem, rows: torch.Tensor, far: torch.Tensor, bisections: int) -> torch.Tensor:
         """Where the way from the samples to successful inputs crosses the boundary, on its successful side."""
         if not len(rows):
             return far

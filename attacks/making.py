@@ -22,11 +22,18 @@ def make_attack(name: str, **options: Any) -> Attack:
         UserError: There is no such attack, or it has no such option.
     """
     kind: type[Attack] = ATTACKS[name].load()
-    known = [field.name for field in fields(kind)]
+    own = {field.name for field in fields(kind)}
+    inner: type[Attack] | None = getattr(kind, "inner", None)
+    known = own | ({field.name for field in fields(inner)} if inner else set())
     for option in options:
         if option not in known:
             raise UserError(no_such_option(name, f"--{option.replace('_', '-')}", known))
-    return kind(**options)
+    if inner is None:
+        return kind(**options)
+    # Made of another attack: what is not its own belongs to that, the norm, too.
+    outer = {option: value for option, value in options.items() if option in own and option != "norm"}
+    rest = {option: value for option, value in options.items() if option not in outer}
+    return kind(attack=inner(**rest), **outer)
 
 
 def no_such_option(attack: str, flag: str, known: Iterable[str]) -> str:

@@ -31,15 +31,13 @@ class NES(BoundedAttack):
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     estimator: Literal["nes", "spsa"] = "nes"
     queries: int = 1_000
-    directions: int = 20
+    directions: int = 40
     sigma: float = 0.2
-    step_size: float = 0.25
+    step_size: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(
-            queries=self.queries, directions=self.directions, sigma=self.sigma, step_size=self.step_size
-        )
+        check_positive(queries=self.queries, directions=self.directions, sigma=self.sigma, step_size=self.step_size)
         if self.estimator not in ("nes", "spsa"):
             raise UserError(f"the estimator is nes or spsa, not {self.estimator!r}")
 

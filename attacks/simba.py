@@ -33,7 +33,7 @@ class SimBA(BoundedAttack):
     norm: Norm = "l2"
     epsilon: float | torch.Tensor = 1.0
     basis: Literal["pixel", "dct"] = "pixel"
-    frequencies: float = 0.5
+    frequencies: float = 1.0
     queries: int = 1_000
     step_size: float | None = None
 

@@ -90,7 +90,9 @@ def _bumps(
         tiles = (-(-height // down), -(-width // along))
         signs = _signs((len(x), channels, *tiles), draw, x)[rows]
         bump = _pattern(down, along, draw).to(x)
-        delta = (bump.repeat(tiles) * signs.repeat_interleave(down, 2).repeat_interleave(along, 3))[..., :height, :width]
+        delta = (bump.repeat(tiles) * signs.repeat_interleave(down, 2).repeat_interleave(along, 3))[
+            ..., :height, :width
+        ]
     else:
         sides = _sides(height, width, share)
         first, second = (_window((height, width), sides, draw) for _ in range(2))

@@ -104,7 +104,12 @@ def build_command(name: str) -> Any:
     from rltool.cli.options import OptionsCommand, dataclass_parameters
 
     entry = ATTACKS[name]
-    own = list(dataclass_parameters(entry.load(), name, skip=frozenset({"seed"})))
+    kind = entry.load()
+    own = list(dataclass_parameters(kind, name, skip=frozenset({"seed", *getattr(kind, "learned", ())})))
+    if hasattr(kind, "inner"):
+        own = [each for each in own if each.name != "norm"]
+        inner = dataclass_parameters(kind.inner, name, skip=frozenset({"seed", *(each.name for each in own)}))
+        own = [*inner, *own]
 
     class OneAttack(OptionsCommand):
         def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
