@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -48,7 +48,7 @@ class Transfer(Attack):
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1", "l0")
     learned: ClassVar[tuple[str, ...]] = ("asked",)
     inner: ClassVar[type[Attack]] = MIFGSM  # Whose hyperparameters the command line takes, too.
-    attack: Attack = MIFGSM()
+    attack: Attack = field(default_factory=MIFGSM)
     proxies: Sequence[Victim] = ()
     fuse: Literal["logits", "losses"] = "logits"
     answers_only: bool = False

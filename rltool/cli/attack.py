@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +28,10 @@ def attack(
     examples: Annotated[
         int, typer.Option("--examples", help="Test examples to attack, for classifiers.", min=1)
     ] = 1_000,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option("--proxy", metavar="RUN", help="A run that transfer attacks in the victim's stead; or several."),
+    ] = None,
     env: EnvOption = None,
     seed: Annotated[int, typer.Option("--seed", help="Seeds environments and attack.", min=0)] = 0,
     env_arg: EnvArgs = None,
@@ -43,17 +48,21 @@ def attack(
     options = {option: value for option, value in own.items() if value is not None}
     made = make_attack(name, seed=seed, **options)  # First: a wrong option need not wait for the run.
 
+    if proxy:
+        made = with_proxies(made, proxy)
     classifier = open_classifier(run)
     if classifier is not None:
-        from rltool.attacks.classifiers import attack_classifier
+        from rltool.attacks.classifiers import attack_classifier, fit_attack
 
+        made = fit_attack(classifier, made)
         where, figures = classifier.data, attack_classifier(classifier, made, examples).as_dict()
+        figures |= _of_learning(made, run, name)
     else:
         from rltool.attacks.policies import attack_agent
 
         if "loss" not in options and getattr(made, "loss", None) == "ce":
             # Where a policy is sure of its action, cross-entropy is flat.
-            made = make_attack(name, seed=seed, loss="margin", **options)
+            made = replace(made, loss="margin")
         agent, _, where, env_kwargs = open_agent(run, env, env_arg or [], vecnormalize)
         figures = attack_agent(agent, where, made, episodes, seed, fraction=fraction, env_kwargs=env_kwargs).as_dict()
     report = {
@@ -131,6 +140,47 @@ def build_command(name: str) -> Any:
     return get_command(single)
 
 
+def with_proxies(made: Any, runs: list[str]) -> Any:
+    """The attack on other runs, in the victim's stead.
+
+    Raises:
+        UserError: It has no use for proxies, or a run cannot be one.
+    """
+    from rltool.attacks.classifiers import victim_of
+    from rltool.attacks.transfer import Transfer
+    from rltool.attacks.victim import Victim
+    from rltool.training.run import Run
+
+    if not isinstance(made, Transfer):
+        raise UserError("--proxy is for --attack transfer")
+    classifiers = [open_classifier(each) for each in runs]
+    return replace(
+        made,
+        proxies=tuple(
+            victim_of(each) if each is not None else Victim.from_agent(Run(run).agent)
+            for run, each in zip(runs, classifiers, strict=True)
+        ),
+    )
+
+
+def _of_learning(made: Any, run: str, name: str) -> dict[str, Any]:
+    """What there is to say of what an attack has learned: its picture, written beside the run, and what it asked."""
+    figures: dict[str, Any] = {"proxy_queries": made.asked} if getattr(made, "asked", 0) else {}
+    picture = made.picture()
+    if picture is not None:
+        from matplotlib.image import imsave
+
+        from rltool.training.run import Run
+
+        pixels = picture.cpu().numpy().clip(0, 1).transpose(1, 2, 0)
+        path = Run(run).path / f"{name}.png"
+        # Every pixel as a square that one can see.
+        large = pixels.repeat(16, 0).repeat(16, 1)
+        imsave(path, large if large.shape[2] == 3 else large[:, :, 0], vmin=0, vmax=1, cmap="gray")
+        figures["picture"] = str(path)
+    return figures
+
+
 def _sentences(report: dict[str, Any]) -> str:
     radius = "" if report["epsilon"] is None else f" within {report['epsilon']:g}"
     unit = " standard deviations" if report["unit"] == "std" else ""
@@ -140,6 +190,8 @@ def _sentences(report: dict[str, Any]) -> str:
             f"accuracy {report['clean']:.2%} without, {report['attacked']:.2%} with it; {report['examples']} examples, "
             f"median distance {report['median_distance']:.4g}, {report['queries']:.0f} queries each, "
             f"{report['seconds']:.1f} s"
+            + (f"; {report['proxy_queries']} answers to learn from" if "proxy_queries" in report else "")
+            + (f"; it is in {report['picture']}" if "picture" in report else "")
         )
     return begin + (
         f"return {report['clean']:.2f} without, {report['attacked']:.2f} ± {report['attacked_std']:.2f} with it, "
