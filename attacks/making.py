@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 from rltool.attacks.attack import Attack
 from rltool.attacks.config import ATTACKS
@@ -21,7 +21,7 @@ def make_attack(name: str, **options: Any) -> Attack:
     Raises:
         UserError: There is no such attack, or it has no such option.
     """
-    kind: type[Attack] = ATTACKS[name].load()
+    kind = ATTACKS[name].load()
     own = {field.name for field in fields(kind)}
     inner: type[Attack] | None = getattr(kind, "inner", None)
     known = own | ({field.name for field in fields(inner)} if inner else set())
@@ -29,11 +29,11 @@ def make_attack(name: str, **options: Any) -> Attack:
         if option not in known:
             raise UserError(no_such_option(name, f"--{option.replace('_', '-')}", known))
     if inner is None:
-        return kind(**options)
+        return cast(Attack, kind(**options))
     # Made of another attack: what is not its own belongs to that, the norm, too.
     outer = {option: value for option, value in options.items() if option in own and option != "norm"}
     rest = {option: value for option, value in options.items() if option not in outer}
-    return kind(attack=inner(**rest), **outer)
+    return cast(Attack, kind(attack=inner(**rest), **outer))
 
 
 def no_such_option(attack: str, flag: str, known: Iterable[str]) -> str:

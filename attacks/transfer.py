@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, Self
+from functools import partial
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import nn
@@ -91,7 +92,7 @@ class Transfer(Attack):
             raise UserError(
                 "transfer needs a proxy: give one, on the command line by --proxy RUN, or let fit train one"
             )
-        attack = replace(self.attack, seed=self.seed)
+        attack: Any = replace(self.attack, seed=self.seed)
         if hasattr(attack, "skip_broken"):
             attack = replace(attack, skip_broken=False)
         ensemble = _Ensemble(self.proxies, problem.victim, self.fuse)
@@ -126,6 +127,10 @@ class _Ensemble(Victim):
         outputs, losses, gradient = (torch.stack(each).mean(0) for each in zip(*parts, strict=True))
         self.n_forward, self.n_backward = self.n_forward + 1, self.n_backward + 1
         return outputs, losses, gradient
+
+
+def _chosen(y: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    return logits.gather(1, y[:, None])[:, 0]
 
 
 def train_proxy(
@@ -167,7 +172,8 @@ def train_proxy(
                 with torch.enable_grad():
                     F.cross_entropy(network(x[rows]), y[rows]).backward()
                 optimizer.step()
-    network.eval().requires_grad_(False)
+    optimizer.zero_grad()
+    network.eval()
     return Victim(network, (victim.low, victim.high))
 
 
@@ -208,7 +214,7 @@ def learn_from_answers(
     for round_ in range(rounds + 1):
         proxy = train_proxy(x, y, classes, victim, network=network, epochs=epochs, seed=seed)
         if round_ < rounds:
-            _, _, gradient = proxy.gradient(x, lambda logits, y=y: logits.gather(1, y[:, None])[:, 0])
+            _, _, gradient = proxy.gradient(x, partial(_chosen, y))
             further = victim.clip(x + step * gradient.sign())
             x, y = torch.cat((x, further)), torch.cat((y, answer(further)))
     return proxy, len(x) + 1

@@ -46,7 +46,7 @@ def attack(
     from rltool.attacks.making import make_attack
 
     options = {option: value for option, value in own.items() if value is not None}
-    made = make_attack(name, seed=seed, **options)  # First: a wrong option need not wait for the run.
+    made: Any = make_attack(name, seed=seed, **options)  # First: a wrong option need not wait for the run.
 
     if proxy:
         made = with_proxies(made, proxy)

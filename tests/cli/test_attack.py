@@ -2,12 +2,22 @@
 
 import json
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from rltool.attacks.config import ATTACKS
 
-WITHOUT_A_FLAG: set[str] = set()  # Hyperparameters that are no number, switch, text or choice.
+# Hyperparameters that are no number, switch, text or choice, or that the command line knows itself.
+WITHOUT_A_FLAG = {"seed", "attack", "proxies", "asked", "delta", "patch", "starts"}
+    "seed",
+    "attack",
+    "proxies",
+    "asked",
+    "delta",
+    "patch",
+    "starts",
+}  # Hyperparameters that are no number, switch, text or choice.
 
 
 def test_attack_an_agent(cli):
@@ -25,6 +35,23 @@ def test_attack_a_classifier(cli):
     assert report["attacked"] < report["clean"]
     assert report["examples"] == 50
     assert "queries each" in cli("attack", "runs/d", "-a", "deepfool", "--examples", 10).out
+
+
+def test_attacks_that_learn(cli):
+    cli("train", "classifier", "digits", "-n", 3_000, "--quiet", "--name", "d")
+    done = cli("attack", "runs/d", "-a", "patch", "--steps", 5, "--examples", 20)
+    assert done.code == 0
+    assert "runs/d/patch.png" in done.out
+    assert Path("runs/d/patch.png").stat().st_size > 50
+    report = json.loads(cli("attack", "runs/d", "-a", "universal", "--steps", 5, "--examples", 20, "--json").out)
+    assert Path(report["picture"]).name == "universal.png"
+    options = ("--examples", 20, "--epsilon", 0.3, "--norm", "l2", "--json")
+    report = json.loads(cli("attack", "runs/d", "-a", "transfer", "--proxy", "runs/d", *options).out)
+    assert (report["norm"], report["epsilon"]) == ("l2", 0.3)
+    assert "proxy_queries" not in report
+    few = ("--answers-only", "--inputs", 30, "--rounds", 1, "--epochs", 1)
+    assert json.loads(cli("attack", "runs/d", "-a", "transfer", *few, *options).out)["proxy_queries"] == 61
+    assert "is for --attack transfer" in cli("attack", "runs/d", "-a", "pgd", "--proxy", "runs/d").err
 
 
 @pytest.mark.parametrize(
