@@ -10,14 +10,6 @@ from rltool.attacks.config import ATTACKS
 
 # Hyperparameters that are no number, switch, text or choice, or that the command line knows itself.
 WITHOUT_A_FLAG = {"seed", "attack", "proxies", "asked", "delta", "patch", "starts"}
-    "seed",
-    "attack",
-    "proxies",
-    "asked",
-    "delta",
-    "patch",
-    "starts",
-}  # Hyperparameters that are no number, switch, text or choice.
 
 
 def test_attack_an_agent(cli):
