@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 
@@ -114,14 +114,9 @@ class Attack:
         """
         if not isinstance(victim, Victim):
             raise UserError("attack a Victim: Victim(module, bounds=(0, 1)), or Victim.from_agent(agent)")
-        if len(x) == 0:
-            raise UserError("there is nothing to attack: x is empty")
         forward, backward = victim.n_forward, victim.n_backward
         with victim.undisturbed():
-            outputs = victim.check(x)
-            y, target = self._labels(victim, outputs, y, target)
-            queries = torch.ones(len(x), dtype=torch.long, device=x.device)
-            problem = Problem(victim, x.detach(), y, target, outputs, queries)
+            problem = self.pose(victim, x, y, target)
             x_adv = victim.admissible(problem.x, self.run(problem).detach())
             with torch.no_grad():
                 success = problem.succeeded(victim.logits(x_adv))
@@ -131,8 +126,36 @@ class Attack:
             distance(x_adv - problem.x, self.norm),
             victim.n_forward - forward,
             victim.n_backward - backward,
-            queries + 1,
+            problem.queries + 1,
         )
+
+    def pose(
+        self, victim: Victim, x: torch.Tensor, y: torch.Tensor | None = None, target: torch.Tensor | None = None
+    ) -> Problem:
+        """Look at what is to be attacked, as it is given in a call, and show it to the victim once.
+
+        Raises:
+            UserError: The data, or what the victim gives for them, cannot be attacked.
+        """
+        if len(x) == 0:
+            raise UserError("there is nothing to attack: x is empty")
+        outputs = victim.check(x)
+        y, target = self._labels(victim, outputs, y, target)
+        queries = torch.ones(len(x), dtype=torch.long, device=x.device)
+        return Problem(victim, x.detach(), y, target, outputs, queries)
+
+    def fit(
+        self, victim: Victim, x: torch.Tensor, y: torch.Tensor | None = None, target: torch.Tensor | None = None
+    ) -> Self:
+        """Learn from training examples what is then used on all inputs: the attack that knows it.
+
+        Most attacks have nothing to learn, and are returned as they are. Arguments are those of a call.
+        """
+        return self
+
+    def picture(self) -> torch.Tensor | None:
+        """What it has learned as an image `(channels, height, width)` in [0, 1], if it is one."""
+        return None
 
     def run(self, problem: Problem) -> torch.Tensor:
         """Attacked inputs `(B, ...)`; adds to `problem.queries` how often each sample was shown to the victim."""

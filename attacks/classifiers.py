@@ -43,8 +43,21 @@ class AttackedAccuracy:
         return {name: value for name, value in vars(self).items() if name != "left"}
 
 
+def victim_of(classifier: Any) -> Victim:
+    """A `ClassifierLearner`'s network, within the bounds of its inputs."""
+    space = classifier.model.input_space
+    return Victim(classifier.model, (space.low, space.high))
+
+
+def fit_attack(classifier: Any, attack: Attack) -> Attack:
+    """The attack that knows what it can learn from the training examples of a classifier."""
+    part = classifier.dataset.train
+    x, y = (torch.from_numpy(array).to(classifier.device) for array in (part.x, part.y))
+    return attack.fit(victim_of(classifier), x, y)
+
+
 def attack_classifier(classifier: Any, attack: Attack, examples: int = 1_000) -> AttackedAccuracy:
-    """Attack test examples of a classifier's data.
+    """Attack test examples of a classifier's data, after the attack has learned from training examples what it can.
 
     Args:
         classifier: A `ClassifierLearner`, as `rltool.load(run).agent` is for a classifier's run.
@@ -54,8 +67,8 @@ def attack_classifier(classifier: Any, attack: Attack, examples: int = 1_000) ->
     Raises:
         UserError: The classifier cannot be attacked this way.
     """
-    space = classifier.model.input_space
-    victim = Victim(classifier.model, (space.low, space.high))
+    victim = victim_of(classifier)
+    attack = fit_attack(classifier, attack)
     part = classifier.dataset.test
     x, y = (torch.from_numpy(array[:examples]).to(classifier.device) for array in (part.x, part.y))
     right = classifier.logits(x).argmax(1) == y

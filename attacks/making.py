@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
 
 from rltool.attacks.attack import Attack
 from rltool.attacks.config import ATTACKS
@@ -20,13 +21,19 @@ def make_attack(name: str, **options: Any) -> Attack:
     Raises:
         UserError: There is no such attack, or it has no such option.
     """
-    kind: type[Attack] = ATTACKS[name].load()
-    known = {field.name for field in fields(kind)}
+    kind = ATTACKS[name].load()
+    own = {field.name for field in fields(kind)}
+    inner: type[Attack] | None = getattr(kind, "inner", None)
+    known = own | ({field.name for field in fields(inner)} if inner else set())
     for option in options:
         if option not in known:
-            flags = ", ".join(f"--{each.replace('_', '-')}" for each in sorted(known))
-            raise UserError(f"{name} has no --{option.replace('_', '-')}; it takes {flags}")
-    return kind(**options)
+            raise UserError(no_such_option(name, f"--{option.replace('_', '-')}", known))
+    if inner is None:
+        return cast(Attack, kind(**options))
+    # Made of another attack: what is not its own belongs to that, the norm, too.
+    outer = {option: value for option, value in options.items() if option in own and option != "norm"}
+    rest = {option: value for option, value in options.items() if option not in outer}
+    return cast(Attack, kind(attack=inner(**rest), **outer))
 
 
 def make_policy_attack(name: str, **options: Any) -> Attack:
@@ -36,4 +43,18 @@ def make_policy_attack(name: str, **options: Any) -> Attack:
         UserError: There is no such attack, or it has no such option.
     """
     attack = make_attack(name, **options)
-    return replace(attack, loss="margin") if "loss" not in options and getattr(attack, "loss", "") == "ce" else attack  # type: ignore[call-arg]
+    if "loss" in options or getattr(attack, "loss", None) != "ce":
+        return attack
+    return replace(attack, loss="margin")  # type: ignore[call-arg]
+
+
+def no_such_option(attack: str, flag: str, known: Iterable[str]) -> str:
+    """The sentence about an option that an attack lacks.
+
+    Args:
+        attack: Its name.
+        flag: What was given.
+        known: The hyperparameters that it has.
+    """
+    flags = ", ".join(f"--{each.replace('_', '-')}" for each in sorted(known))
+    return f"{attack} has no {flag}; it takes {flags}"

@@ -2,88 +2,67 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+from typer.main import get_command
 
+from rltool.attacks.config import ATTACKS
 from rltool.cli.opening import AsJson, EnvArgs, EnvOption, RunOrZip, VecNormalize, open_agent, open_classifier
+from rltool.errors import UserError
+
+DEFAULT = "pgd"
 
 
 def attack(
     run: RunOrZip,
-    name: Annotated[str, typer.Option("--attack", "-a", help="Which attack; see `rltool list attacks`.")] = "pgd",
-    epsilon: Annotated[
-        float | None, typer.Option("--epsilon", help="Radius of the ball of perturbations.", show_default="0.1")
-    ] = None,
-    norm: Annotated[
-        Literal["linf", "l2", "l1"] | None, typer.Option("--norm", help="Its norm.", show_default="the attack's")
-    ] = None,
-    unit: Annotated[
-        Literal["raw", "std"] | None,
-        typer.Option(
-            "--unit",
-            help="Unit of epsilon: the input's own, or standard deviations of what the agent has seen.",
-            show_default="raw",
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", help="Steps of an iterated attack.", show_default="the attack's")
-    ] = None,
-    step_size: Annotated[
-        float | None, typer.Option("--step-size", help="Length of each.", show_default="2.5 epsilon / steps")
-    ] = None,
-    restarts: Annotated[int | None, typer.Option("--restarts", help="Random starts.", show_default="1")] = None,
-    loss: Annotated[
-        str | None,
-        typer.Option(
-            "--loss",
-            help="What is maximized: ce, margin, dlr, away-towards, kl.",
-            show_default="margin for agents, where it would be ce",
-        ),
-    ] = None,
-    queries: Annotated[
-        int | None, typer.Option("--queries", help="Most queries of a black-box attack.", show_default="1000")
-    ] = None,
+    name: Annotated[
+        str, typer.Option("--attack", "-a", help="Which attack; see [bold]rltool list attacks[/].")
+    ] = DEFAULT,
     episodes: Annotated[int, typer.Option("--episodes", "-e", help="Episodes to play, each way.", min=1)] = 50,
     fraction: Annotated[float, typer.Option("--fraction", help="Share of the timesteps that are attacked.")] = 1.0,
     examples: Annotated[
         int, typer.Option("--examples", help="Test examples to attack, for classifiers.", min=1)
     ] = 1_000,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option("--proxy", metavar="RUN", help="A run that transfer attacks in the victim's stead; or several."),
+    ] = None,
     env: EnvOption = None,
     seed: Annotated[int, typer.Option("--seed", help="Seeds environments and attack.", min=0)] = 0,
     env_arg: EnvArgs = None,
     vecnormalize: VecNormalize = None,
     json_: AsJson = False,
+    **own: Any,
 ) -> None:
-    """Attack what a trained agent sees, or what a classifier is shown, and say what is left of its score."""
+    """Attack what a trained agent sees, or what a classifier is shown, and say what is left of its score.
+
+    [bold]rltool attack --attack NAME --help[/] shows an attack's own options.
+    """
     from rltool.attacks.making import make_attack
 
-    given = {
-        "epsilon": epsilon,
-        "norm": norm,
-        "unit": unit,
-        "steps": steps,
-        "step_size": step_size,
-        "restarts": restarts,
-        "loss": loss,
-        "queries": queries,
-    }
-    options = {option: value for option, value in given.items() if value is not None}
-    made = make_attack(name, seed=seed, **options)  # First: a wrong option need not wait for the run.
+    options = {option: value for option, value in own.items() if value is not None}
+    made: Any = make_attack(name, seed=seed, **options)  # First: a wrong option need not wait for the run.
 
+    if proxy:
+        made = with_proxies(made, proxy)
     classifier = open_classifier(run)
     if classifier is not None:
-        from rltool.attacks.classifiers import attack_classifier
+        from rltool.attacks.classifiers import attack_classifier, fit_attack
 
+        made = fit_attack(classifier, made)
         where, figures = classifier.data, attack_classifier(classifier, made, examples).as_dict()
+        figures |= _of_learning(made, run, name)
     else:
         from rltool.attacks.policies import attack_agent
 
-        if loss is None and getattr(made, "loss", None) == "ce":
-            made = make_attack(
-                name, seed=seed, loss="margin", **options
-            )  # Where a policy is sure of its action, cross-entropy is flat.
+        if "loss" not in options and getattr(made, "loss", None) == "ce":
+            # Where a policy is sure of its action, cross-entropy is flat.
+            made = replace(made, loss="margin")
         agent, _, where, env_kwargs = open_agent(run, env, env_arg or [], vecnormalize)
         figures = attack_agent(agent, where, made, episodes, seed, fraction=fraction, env_kwargs=env_kwargs).as_dict()
     report = {
@@ -97,6 +76,111 @@ def attack(
     print(json.dumps(report) if json_ else _sentences(report))
 
 
+# What every attack takes; the options of one are added when the command line names it.
+COMMON = [
+    each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+    for each in inspect.signature(attack, eval_str=True).parameters.values()
+    if each.kind is not inspect.Parameter.VAR_KEYWORD
+]
+attack.__signature__ = inspect.Signature(COMMON)  # type: ignore[attr-defined]
+
+
+class AttackCommand(TyperCommand):
+    """The verb; where the command line names an attack, that attack's hyperparameters are options, too."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        name = named_attack(args)
+        if name is None and {"-h", "--help"} & {*args}:
+            return super().make_context(info_name, args, parent, **extra)
+        return build_command(name or DEFAULT).make_context(info_name, args, parent, **extra)
+
+
+def named_attack(args: list[str]) -> str | None:
+    """The attack that a command line names; None, if it names none."""
+    for position, arg in enumerate(args):
+        if arg in ("--attack", "-a"):
+            return next(iter(args[position + 1 :]), None)
+        if arg.startswith("--attack="):
+            return arg.partition("=")[2]
+        if arg.startswith("-a"):
+            return arg[2:]
+    return None
+
+
+def build_command(name: str) -> Any:
+    """The command with the options of one attack."""
+    from rltool.attacks.making import no_such_option
+    from rltool.cli.options import OptionsCommand, dataclass_parameters
+
+    entry = ATTACKS[name]
+    kind = entry.load()
+    own = list(dataclass_parameters(kind, name, skip=frozenset({"seed", *getattr(kind, "learned", ())})))
+    if hasattr(kind, "inner"):
+        own = [each for each in own if each.name != "norm"]
+        inner = dataclass_parameters(kind.inner, name, skip=frozenset({"seed", *(each.name for each in own)}))
+        own = [*inner, *own]
+
+    class OneAttack(OptionsCommand):
+        def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+            try:
+                return super().make_context(info_name, args, parent, **extra)
+            except Exception as error:
+                if not hasattr(error, "possibilities"):  # Not one of an option that there is not.
+                    raise
+                raise UserError(no_such_option(name, vars(error)["option_name"], [each.name for each in own])) from None
+
+    def command(**values: Any) -> None:
+        attack(**values)
+
+    parameters = COMMON + own
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    single.command("attack", cls=OneAttack, help=f"{name}: {entry.summary}.")(command)
+    return get_command(single)
+
+
+def with_proxies(made: Any, runs: list[str]) -> Any:
+    """The attack on other runs, in the victim's stead.
+
+    Raises:
+        UserError: It has no use for proxies, or a run cannot be one.
+    """
+    from rltool.attacks.classifiers import victim_of
+    from rltool.attacks.transfer import Transfer
+    from rltool.attacks.victim import Victim
+    from rltool.training.run import Run
+
+    if not isinstance(made, Transfer):
+        raise UserError("--proxy is for --attack transfer")
+    classifiers = [open_classifier(each) for each in runs]
+    return replace(
+        made,
+        proxies=tuple(
+            victim_of(each) if each is not None else Victim.from_agent(Run(run).agent)
+            for run, each in zip(runs, classifiers, strict=True)
+        ),
+    )
+
+
+def _of_learning(made: Any, run: str, name: str) -> dict[str, Any]:
+    """What there is to say of what an attack has learned: its picture, written beside the run, and what it asked."""
+    figures: dict[str, Any] = {"proxy_queries": made.asked} if getattr(made, "asked", 0) else {}
+    picture = made.picture()
+    if picture is not None:
+        from matplotlib.image import imsave
+
+        from rltool.training.run import Run
+
+        pixels = picture.cpu().numpy().clip(0, 1).transpose(1, 2, 0)
+        path = Run(run).path / f"{name}.png"
+        # Every pixel as a square that one can see.
+        large = pixels.repeat(16, 0).repeat(16, 1)
+        imsave(path, large if large.shape[2] == 3 else large[:, :, 0], vmin=0, vmax=1, cmap="gray")
+        figures["picture"] = str(path)
+    return figures
+
+
 def _sentences(report: dict[str, Any]) -> str:
     radius = "" if report["epsilon"] is None else f" within {report['epsilon']:g}"
     unit = " standard deviations" if report["unit"] == "std" else ""
@@ -106,6 +190,8 @@ def _sentences(report: dict[str, Any]) -> str:
             f"accuracy {report['clean']:.2%} without, {report['attacked']:.2%} with it; {report['examples']} examples, "
             f"median distance {report['median_distance']:.4g}, {report['queries']:.0f} queries each, "
             f"{report['seconds']:.1f} s"
+            + (f"; {report['proxy_queries']} answers to learn from" if "proxy_queries" in report else "")
+            + (f"; it is in {report['picture']}" if "picture" in report else "")
         )
     return begin + (
         f"return {report['clean']:.2f} without, {report['attacked']:.2f} ± {report['attacked_std']:.2f} with it, "

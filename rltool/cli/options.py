@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import re
 import types
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic import BaseModel
@@ -56,6 +58,39 @@ def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
+
+
+def dataclass_parameters(
+    kind: type[Any], panel: str, skip: frozenset[str] = frozenset()
+) -> Iterator[inspect.Parameter]:
+    """The same for each field of a dataclass that is a number, a switch, a text, or a choice.
+
+    Its docstring's `Attributes`, and those of the classes it comes from, are the help.
+    """
+    hints, texts = get_type_hints(kind), documented_attributes(kind)
+    norms = getattr(kind, "norms", None)
+    for field in dataclasses.fields(kind):
+        annotation: Any = Literal[norms] if field.name == "norm" and norms else hints[field.name]
+        if field.name not in skip and _is_simple(annotation):
+            default = None if field.default is dataclasses.MISSING else field.default
+            described = FieldInfo(annotation=annotation, default=default, description=texts.get(field.name, ""))
+            yield _parameter(field.name, described, panel)
+
+
+def documented_attributes(kind: type[Any]) -> dict[str, str]:
+    """What the docstrings of a class and of those it comes from say of its attributes, by name."""
+    texts: dict[str, str] = {}
+    for owner in reversed(kind.__mro__):
+        section = re.search(r"^ *Attributes:\n(.*?)(?:\n\n|\Z)", vars(owner).get("__doc__") or "", re.M | re.S)
+        for name, text in re.findall(r"^ {8}(\w+): (.*(?:\n {9,}.*)*)", section[1] if section else "", re.M):
+            texts[name] = " ".join(text.split()).replace("`", "")
+    return texts
+
+
+def _is_simple(annotation: Any) -> bool:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return _is_simple(next(a for a in get_args(annotation) if a is not type(None)))
+    return get_origin(annotation) is Literal or annotation in (bool, int, float, str)
 
 
 def panel_of(parameter: inspect.Parameter) -> str:

@@ -1,8 +1,15 @@
 """`rltool attack`."""
 
 import json
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
+
+from rltool.attacks.config import ATTACKS
+
+# Hyperparameters that are no number, switch, text or choice, or that the command line knows itself.
+WITHOUT_A_FLAG = {"seed", "attack", "proxies", "asked", "delta", "patch", "starts"}
 
 
 def test_attack_an_agent(cli):
@@ -22,13 +29,32 @@ def test_attack_a_classifier(cli):
     assert "queries each" in cli("attack", "runs/d", "-a", "deepfool", "--examples", 10).out
 
 
+def test_attacks_that_learn(cli):
+    cli("train", "classifier", "digits", "-n", 3_000, "--quiet", "--name", "d")
+    done = cli("attack", "runs/d", "-a", "patch", "--steps", 5, "--examples", 20)
+    assert done.code == 0
+    assert "runs/d/patch.png" in done.out
+    assert Path("runs/d/patch.png").stat().st_size > 50
+    report = json.loads(cli("attack", "runs/d", "-a", "universal", "--steps", 5, "--examples", 20, "--json").out)
+    assert Path(report["picture"]).name == "universal.png"
+    options = ("--examples", 20, "--epsilon", 0.3, "--norm", "l2", "--json")
+    report = json.loads(cli("attack", "runs/d", "-a", "transfer", "--proxy", "runs/d", *options).out)
+    assert (report["norm"], report["epsilon"]) == ("l2", 0.3)
+    assert "proxy_queries" not in report
+    few = ("--answers-only", "--inputs", 30, "--rounds", 1, "--epochs", 1)
+    assert json.loads(cli("attack", "runs/d", "-a", "transfer", *few, *options).out)["proxy_queries"] == 61
+    assert "is for --attack transfer" in cli("attack", "runs/d", "-a", "pgd", "--proxy", "runs/d").err
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (("nowhere", "--attack", "pdg"), "did you mean 'pgd'"),
         (("nowhere", "--attack", "fgsm", "--steps", 3), "fgsm has no --steps"),
         (("nowhere", "--epsilon", -1), "at least 0"),
-        (("nowhere", "--attack", "square", "--norm", "l2"), "has no norm 'l2'"),
+        (("nowhere", "--attack", "fgsm", "--nonsense", 3), "it takes --epsilon, --loss, --norm, --unit"),
+        (("nowhere", "--attack", "square", "--norm", "l1"), "'l1' is not"),
+        (("nowhere", "--attack", "pgd", "--steps", "many"), "unable to parse"),
         (("nowhere",), "nowhere"),
     ],
 )
@@ -36,6 +62,16 @@ def test_mistakes(cli, arguments, sentence):
     done = cli("attack", *arguments)
     assert done.code == 2
     assert sentence in done.err
+
+
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_help_of_an_attack_shows_each_of_its_options(cli, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "200")
+    page = cli("attack", "--attack", name, "--help").out
+    for field in fields(ATTACKS[name].load()):
+        assert f"--{field.name.replace('_', '-')} " in page or field.name in WITHOUT_A_FLAG
+    assert "[default: " in page
+    assert "--restarts" not in cli("attack", "--help").out
 
 
 def test_attacks_are_listed(cli):
