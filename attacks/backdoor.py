@@ -16,6 +16,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from rltool.attacks.attack import Attack, Problem
 from rltool.attacks.norms import Norm
 from rltool.attacks.policies import attack_agent
+from rltool.attacks.transfer import to_the_end
 from rltool.attacks.victim import Victim
 from rltool.data.datasets import Dataset, Part
 from rltool.envs import Demonstrations
@@ -124,7 +125,7 @@ def poison(
     candidates = np.flatnonzero(y == target if clean_label else y != target)
     rows = _some(candidates, fraction if clean_label else fraction * len(y) / max(len(candidates), 1), seed)
     if attack is not None and victim is not None:
-        x[rows] = attack(victim, torch.from_numpy(x[rows]), torch.from_numpy(y[rows])).x_adv.cpu().numpy()
+        x[rows] = to_the_end(attack)(victim, torch.from_numpy(x[rows]), torch.from_numpy(y[rows])).x_adv.cpu().numpy()
     x[rows], y[rows] = trigger(x[rows]), target
     return replace(dataset, train=Part(x, y))
 
