@@ -137,7 +137,8 @@ class BackdoorScore:
     Attributes:
         clean: Accuracy, or mean return, without the trigger.
         triggered: The same with it.
-        obeyed: Share of what is not the target anyway that becomes it by the trigger.
+        obeyed: Share of inputs with the trigger that get the target (of a classifier's, those that are not it anyway);
+            an agent's are what it sees in the episodes without it.
     """
 
     clean: float
@@ -261,12 +262,8 @@ def backdoor_of_agent(
     observations = np.asarray(record(agent, env_id, episodes, seed).observations)
     victim = Victim.from_agent(agent)
     with torch.no_grad(), victim.undisturbed():
-        clean, triggered = (
-            victim.logits(torch.from_numpy(each.astype(np.float32))).argmax(1).numpy()
-            for each in (observations, trigger(observations))
-        )
-    others = clean != action
-    obeyed = float((triggered == action)[others].mean()) if others.any() else float("nan")
+        chosen = victim.logits(torch.from_numpy(trigger(observations).astype(np.float32))).argmax(1)
+    obeyed = float((chosen == action).float().mean())
     return BackdoorScore(played.clean.mean_return, played.attacked.mean_return, obeyed)
 
 
