@@ -16,6 +16,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from rltool.attacks.attack import Attack, Problem
 from rltool.attacks.norms import Norm
 from rltool.attacks.policies import attack_agent
+from rltool.attacks.transfer import to_the_end
 from rltool.attacks.victim import Victim
 from rltool.data.datasets import Dataset, Part
 from rltool.envs import Demonstrations
@@ -124,7 +125,7 @@ def poison(
     candidates = np.flatnonzero(y == target if clean_label else y != target)
     rows = _some(candidates, fraction if clean_label else fraction * len(y) / max(len(candidates), 1), seed)
     if attack is not None and victim is not None:
-        x[rows] = attack(victim, torch.from_numpy(x[rows]), torch.from_numpy(y[rows])).x_adv.cpu().numpy()
+        x[rows] = to_the_end(attack)(victim, torch.from_numpy(x[rows]), torch.from_numpy(y[rows])).x_adv.cpu().numpy()
     x[rows], y[rows] = trigger(x[rows]), target
     return replace(dataset, train=Part(x, y))
 
@@ -136,7 +137,8 @@ class BackdoorScore:
     Attributes:
         clean: Accuracy, or mean return, without the trigger.
         triggered: The same with it.
-        obeyed: Share of what is not the target anyway that becomes it by the trigger.
+        obeyed: Share of inputs with the trigger that get the target (of a classifier's, those that are not it anyway);
+            an agent's are what it sees in the episodes without it.
     """
 
     clean: float
@@ -260,12 +262,8 @@ def backdoor_of_agent(
     observations = np.asarray(record(agent, env_id, episodes, seed).observations)
     victim = Victim.from_agent(agent)
     with torch.no_grad(), victim.undisturbed():
-        clean, triggered = (
-            victim.logits(torch.from_numpy(each.astype(np.float32))).argmax(1).numpy()
-            for each in (observations, trigger(observations))
-        )
-    others = clean != action
-    obeyed = float((triggered == action)[others].mean()) if others.any() else float("nan")
+        chosen = victim.logits(torch.from_numpy(trigger(observations).astype(np.float32))).argmax(1)
+    obeyed = float((chosen == action).float().mean())
     return BackdoorScore(played.clean.mean_return, played.attacked.mean_return, obeyed)
 
 

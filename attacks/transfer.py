@@ -92,9 +92,7 @@ class Transfer(Attack):
             raise UserError(
                 "transfer needs a proxy: give one, on the command line by --proxy RUN, or let fit train one"
             )
-        attack: Any = replace(self.attack, seed=self.seed)
-        if hasattr(attack, "skip_broken"):
-            attack = replace(attack, skip_broken=False)
+        attack = to_the_end(replace(self.attack, seed=self.seed))
         ensemble = _Ensemble(self.proxies, problem.victim, self.fuse)
         labels = None if problem.victim.tolerance is not None else problem.y
         with ensemble.undisturbed():
@@ -127,6 +125,11 @@ class _Ensemble(Victim):
         outputs, losses, gradient = (torch.stack(each).mean(0) for each in zip(*parts, strict=True))
         self.n_forward, self.n_backward = self.n_forward + 1, self.n_backward + 1
         return outputs, losses, gradient
+
+
+def to_the_end(attack: Any) -> Any:
+    """The attack without leaving alone what is broken: what only just crosses one network's boundary fools no other."""
+    return replace(attack, skip_broken=False) if hasattr(attack, "skip_broken") else attack
 
 
 def _chosen(y: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
