@@ -58,6 +58,23 @@ def split(y: np.ndarray, share: float, seed: int = 0) -> tuple[np.ndarray, np.nd
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
+def folds(y: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """Divide rows into parts for cross-validation, every class evenly.
+
+    Args:
+        y: Labels `(n,)`.
+        count: How many parts.
+        seed: Decides which row comes into which.
+
+    Returns:
+        The part `(n,)` of each row, from 0; their sizes differ by at most one.
+    """
+    rng, part = np.random.default_rng(seed), np.empty(len(y), dtype=np.int64)
+    by_class = [rng.permutation(np.flatnonzero(y == label)) for label in np.unique(y)]
+    part[np.concatenate(by_class)] = np.arange(len(y)) % count  # Dealt out like cards, class after class.
+    return part
+
+
 def split_dataset(name: str, whole: Part, classes: tuple[str, ...]) -> Dataset:
     """A data set whose test part is held out of the examples that there are, always the same."""
     kept, held_out = split(whole.y, TEST_SHARE)
