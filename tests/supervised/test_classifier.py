@@ -16,15 +16,30 @@ from rltool.supervised import Classifier, ClassifierConfig, ClassifierLearner
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return rltool.train(
-        "classifier", "digits", backbone="cnn", total_timesteps=6_000, run_dir=str(tmp_path_factory.mktemp("runs"))
+        "classifier",
+        "digits",
+        preset="none",
+        backbone="cnn",
+        total_timesteps=6_000,
+        run_dir=str(tmp_path_factory.mktemp("runs")),
     )
 
 
 def test_digits_are_learned_and_the_run_says_so(run):
-    assert run.summary["test_accuracy"] > 0.93
+    assert run.summary["test_accuracy"] > 0.9
     assert run.agent.test()["accuracy"] == run.summary["test_accuracy"]
     assert isinstance(run.model, Classifier)
     assert (run.path / "learning_curve.png").exists()
+
+
+@pytest.mark.slow
+def test_the_preset_reads_almost_all_digits(tmp_path):
+    accuracies = [
+        rltool.train("classifier", "digits", seed=seed, run_dir=str(tmp_path)).summary["test_accuracy"]
+        for seed in range(3)
+    ]
+    assert sorted(accuracies)[1] >= 0.98
+    assert min(accuracies) >= 0.975
 
 
 def test_inputs_are_normalized_inside(run):
@@ -35,6 +50,12 @@ def test_inputs_are_normalized_inside(run):
     handle.remove()
     assert abs(float(seen[0].mean())) < 1e-4
     assert float(seen[0].std()) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("backbone", ["rnn", "gru", "transformer", "gnn"])
+def test_backbones_that_do_not_read_images(backbone):
+    with pytest.raises(UserError, match="take --backbone"):
+        ClassifierLearner("digits", ClassifierConfig(backbone=backbone))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
