@@ -17,13 +17,18 @@ def train_folds(method: str, data: str, options: dict[str, Any], as_json: bool) 
     """Train every fold into DIR/NAME/fold-K, as many at once as there are cores, and report over all of them.
 
     The same command goes on with what was stopped: what is finished stays, the rest is trained further.
+
+    Raises:
+        UserError: An option or the data will not do, or DIR/NAME holds something else; nothing was trained.
     """
+    from rltool.data.datasets import load_dataset
     from rltool.training.methods import METHODS
     from rltool.training.options import resolve_options
 
     run_config, config, _ = resolve_options(METHODS[method].load(), data, options)
     if not run_config.eval_freq:
         raise UserError("--folds needs evaluations, on the part that is held out; leave --eval-freq 0 out")
+    load_dataset(data)  # What is wrong with it is said once, and what is to be fetched is fetched once.
     folder = _open_folder(method, data, options)
     jobs = {f"fold-{k}": {**options, "fold": k} for k in range(config.folds)}
     say(f"{method} on {data}, {config.folds} folds, {workers(jobs)} at a time → {folder}", as_json)

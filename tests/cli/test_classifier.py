@@ -44,7 +44,9 @@ def test_cross_validation_sums_up_and_goes_on(cli, workplace):
     assert "other options" in cli(*FOLDS, "--name", "cv", "--learning-rate", 0.1).sentence(2)
 
 
-def test_mistakes_with_folds(cli):
+def test_mistakes_with_folds(cli, workplace):
+    assert "no data set 'digitz'" in cli(*(each if each != "digits" else "digitz" for each in FOLDS)).sentence(2)
+    assert not (workplace / "runs").exists()
     assert "--eval-freq" in cli(*FOLDS, "--eval-freq", 0).sentence(2)
     assert "either --seeds or --folds" in cli(*FOLDS, "--seeds", "0-1").sentence(2)
     assert "fold must be less than folds" in cli(*FOLDS, "--fold", 2).sentence(2)
