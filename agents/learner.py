@@ -21,6 +21,7 @@ from rltool.agents.evaluation import evaluate, for_evaluation
 from rltool.agents.policy import Policy
 from rltool.envs import Replay, make_vector_env
 from rltool.errors import TrainingError, UserError
+from rltool.networks.backbone import copy_weights
 from rltool.training.checkpoint import State, load_state, save_state
 from rltool.training.device import find_device
 from rltool.training.optimizers import Optimizer
@@ -180,18 +181,24 @@ class Learner(Agent):
     # Starting from others
 
     def init_backbone(self, source: Any) -> None:
-        """Take over the backbones of another agent's policy, and its observation statistics.
+        """Take over the backbones of another agent's policy, and its observation statistics; or that of a classifier.
+
+        A classifier has no statistics of observations to take over: they begin afresh, where there are any.
 
         Raises:
-            UserError: They have another shape, or the other agent has no such backbone.
+            UserError: They have another shape, or the other has no such backbone.
         """
-        theirs = getattr(source, "policy", None)
-        if theirs is None:
-            raise UserError("there is no policy to take a backbone from")
-        pairs: list[tuple[nn.Module, nn.Module]] = [(self.policy.backbone, theirs.backbone)]
+        theirs = getattr(source, "policy", source)
+        backbone = getattr(theirs, "backbone", None)
+        if backbone is None:
+            raise UserError("there is no policy, nor a classifier, to take a backbone from")
+        pairs: list[tuple[nn.Module, nn.Module]] = [(self.policy.backbone, backbone)]
         if self.policy.value_backbone is not None:
-            pairs.append((self.policy.value_backbone, theirs.value_backbone or theirs.backbone))
-        _take_over("the backbone", self.policy, theirs, pairs)
+            pairs.append((self.policy.value_backbone, getattr(theirs, "value_backbone", None) or backbone))
+        if isinstance(theirs, Policy):
+            _take_over("the backbone", self.policy, theirs, pairs)
+        else:
+            copy_weights(pairs, "the backbone")
 
     def init_policy(self, source: Any) -> None:
         """Take over another agent's policy, all but its critic: backbone, action head, observation statistics.
@@ -294,14 +301,4 @@ def _take_over(what: str, mine: Policy, theirs: Policy, pairs: list[tuple[nn.Mod
         )
     if mine.normalizer is not None and theirs.normalizer is not None:
         pairs = [*pairs, (mine.normalizer, theirs.normalizer)]
-    for to, source in pairs:
-        shapes = [{name: tuple(t.shape) for name, t in module.state_dict().items()} for module in (to, source)]
-        for name in {**shapes[0], **shapes[1]}:
-            one, two = shapes[0].get(name, "nothing"), shapes[1].get(name, "nothing")
-            if one != two:
-                raise UserError(
-                    f"{what} does not fit: {name} is {one} here and {two} there; give both the same "
-                    "--backbone, --hidden-sizes and kind of observations"
-                )
-    for to, source in pairs:
-        to.load_state_dict(source.state_dict())
+    copy_weights(pairs, what)

@@ -76,3 +76,10 @@ def _report_classifier(classifier: Any, as_json: bool) -> None:
     )
     for name, accuracy in result["class_accuracy"].items():
         print(f"  {name}: {accuracy:.2%}")
+    names, counts = classifier.dataset.classes, result["confusion"]
+    wrong = sorted(
+        ((count, i, j) for i, row in enumerate(counts) for j, count in enumerate(row) if i != j and count),
+        key=lambda each: -each[0],
+    )
+    if wrong:
+        print("most often: " + ", ".join(f"{names[i]} read as {names[j]} ({count}x)" for count, i, j in wrong[:3]))

@@ -19,7 +19,14 @@ def plot(
             autocompletion=complete_run,
         ),
     ],
-    metric: Annotated[str, typer.Option("--metric", help="A column of metrics.csv.")] = "rollout/ep_rew_mean",
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--metric",
+            help="A column of metrics.csv.",
+            show_default="the method's: rollout/ep_rew_mean, train/accuracy",
+        ),
+    ] = None,
     statistic: Annotated[Literal["mean", "iqm"], typer.Option("--statistic", help="What to draw over seeds.")] = "mean",
     x: Annotated[Literal["timesteps", "seconds"], typer.Option("--x", help="The horizontal axis.")] = "timesteps",
     reward: Annotated[
@@ -33,6 +40,7 @@ def plot(
 ) -> None:
     """Draw the curves of runs; those that differ only in their seed become one curve with a 95% interval."""
     from rltool.errors import UserError
+    from rltool.training.methods import METHODS
     from rltool.training.plotting import plot_runs
     from rltool.training.run import Run, resolve_run
 
@@ -58,6 +66,7 @@ def plot(
         print(draw_reward(opened[0], out, _pair(dims)))
         return
     try:
+        metric = metric or METHODS[opened[0].method].load().training_metric
         print(plot_runs(opened, out, metric, statistic, x))
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}") from None

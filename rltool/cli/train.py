@@ -59,7 +59,9 @@ def build_command(name: str) -> Any:
         options = given_options(method.run, values) | given_options(method.config, values)
         if values["env_arg"]:
             options["env_kwargs"] = parse_assignments(values["env_arg"])
-        if values["seeds"] is not None:
+        if options.get("folds") and "fold" not in options:
+            _train_folds(name, values["data"], values["seeds"], options, values["json_"])
+        elif values["seeds"] is not None:
             _train_seeds(name, values["data"], values["seeds"], options, values["json_"])
         else:
             _train_one(name, values["data"], options, values["json_"], values["quiet"])
@@ -157,6 +159,14 @@ def continued(summary: dict[str, Any]) -> list[str]:
         return []
     result = summary["then_return"]
     return [f"went on in {summary['then']}" + (f", best return {result:.1f}" if result is not None else "")]
+
+
+def _train_folds(name: str, data: str, seeds: str | None, options: dict[str, Any], as_json: bool) -> None:
+    from rltool.cli.folds import train_folds
+
+    if seeds is not None:
+        raise UserError("give either --seeds or --folds, not both")
+    train_folds(name, data, options, as_json)
 
 
 def _train_seeds(name: str, data: str, seeds: str, options: dict[str, Any], as_json: bool) -> None:

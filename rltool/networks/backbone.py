@@ -6,7 +6,7 @@ backbone plus a head, so a new backbone registered here serves all of them at on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import gymnasium as gym
@@ -15,6 +15,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from rltool.errors import UserError
 from rltool.networks.config import BACKBONES, BackboneConfig
 from rltool.networks.layers import add_spectral_norm
 from rltool.networks.observations import as_tensors, image_size, is_image, space_leaves
@@ -99,6 +100,29 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(training)
+
+
+def copy_weights(pairs: Sequence[tuple[nn.Module, nn.Module]], what: str) -> None:
+    """Copy the weights of the second module of each pair into the first; all of them, or none.
+
+    Args:
+        pairs: Where to, and where from.
+        what: Their name in an error.
+
+    Raises:
+        UserError: Their shapes differ.
+    """
+    for to, source in pairs:
+        mine, theirs = ({name: tuple(t.shape) for name, t in module.state_dict().items()} for module in (to, source))
+        for name in {**mine, **theirs}:
+            here, there = mine.get(name, "nothing"), theirs.get(name, "nothing")
+            if here != there:
+                raise UserError(
+                    f"{what} does not fit: {name} is {here} here and {there} there; give both the same --backbone, "
+                    "--hidden-sizes and kind of observations"
+                )
+    for to, source in pairs:
+        to.load_state_dict(source.state_dict())
 
 
 def register_backbone(name: str, summary: str = "") -> Callable[[type], type]:

@@ -1,4 +1,4 @@
-"""Random changes of a minibatch that leave its labels right."""
+"""Random changes of a minibatch: those that leave its labels right, and mixup, which mixes them, too."""
 
 from __future__ import annotations
 
@@ -28,4 +28,36 @@ def flip(x: torch.Tensor) -> torch.Tensor:
     return torch.where(mirrored, x.flip(-1), x)
 
 
-AUGMENTATIONS = {"shift": shift, "flip": flip}
+def cutout(x: torch.Tensor) -> torch.Tensor:
+    """Cover a square of half the shorter side, at a random place of each image, with the minibatch's mean color.
+
+    Its center may lie anywhere in the image, so that a part of the square often lies outside (DeVries & Taylor, 2017).
+
+    Args:
+        x: Images `(B, channels, height, width)`.
+    """
+    batch, _, height, width = x.shape
+    side = max(1, min(height, width) // 2)
+
+    def covered(length: int) -> torch.Tensor:
+        first = torch.randint(length, (batch, 1), device=x.device) - side // 2
+        place = torch.arange(length, device=x.device)
+        return (place >= first) & (place < first + side)
+
+    square = covered(height)[:, None, :, None] & covered(width)[:, None, None, :]
+    return torch.where(square, x.mean((0, 2, 3), keepdim=True), x)
+
+
+def mixup(x: torch.Tensor, targets: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Blend each example and its target with those of another one of the minibatch (Zhang et al., 2018).
+
+    Args:
+        x: Inputs `(B, ...)`.
+        targets: Probabilities of the classes `(B, classes)`.
+        share: What stays of each, in [0, 1].
+    """
+    others = torch.randperm(len(x), device=x.device)
+    return share * x + (1 - share) * x[others], share * targets + (1 - share) * targets[others]
+
+
+AUGMENTATIONS = {"shift": shift, "flip": flip, "cutout": cutout}

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from rltool.errors import UserError
 from rltool.networks import build_backbone
 from rltool.networks.backbone import automatic_backbone
 from rltool.networks.config import BackboneConfig
@@ -21,6 +22,9 @@ class Classifier(nn.Module):
         config: Options of the backbone.
         shape: Shape of one input: `(channels, height, width)` or `(d,)`.
         num_classes: How many classes.
+
+    Raises:
+        UserError: The backbone does not read such inputs.
 
     Attributes:
         input_space: Space of one input.
@@ -41,6 +45,11 @@ class Classifier(nn.Module):
             as_bytes = gym.spaces.Box(0, 255, shape, np.uint8)
             config = config.model_copy(update={"backbone": automatic_backbone(as_bytes)})
         self.backbone = build_backbone(config, self.input_space)
+        if self.backbone.has_memory:
+            raise UserError(
+                f"the {config.backbone} backbone reads sequences, and a classifier is shown one input at a time; take "
+                "--backbone cnn, impala, resnet or mlp"
+            )
         self.head = nn.Linear(self.backbone.out_features, num_classes)
         statistics = (shape[0], *(1 for _ in shape[1:]))
         self.register_buffer("mean", torch.zeros(statistics))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from rltool.networks.config import Activation, BackboneConfig
 from rltool.training.config import RunConfig
@@ -26,13 +26,35 @@ class ClassifierConfig(BackboneConfig):
     batch_size: PositiveInt = Field(64, description="Examples in a minibatch.")
     max_grad_norm: PositiveFloat = Field(5.0, description="Gradients are scaled down to this norm.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target that goes to all classes alike.")
-    augment: tuple[Literal["shift", "flip"], ...] = Field(
-        (), description="(Images) Random changes while learning: shift (by up to an eighth), flip (left to right)."
+    augment: tuple[Literal["shift", "flip", "cutout"], ...] = Field(
+        (),
+        description="(Images) Random changes while learning: shift (by up to an eighth), flip (left to right), cutout "
+        "(cover a square).",
+    )
+    mixup: NonNegativeFloat = Field(
+        0.0, description="Blend pairs of examples and their labels, by shares from Beta(a, a) with this a; 0: never."
     )
     validation_fraction: float = Field(
         0.1, gt=0, lt=1, description="Share of the training examples that chooses the best weights instead."
     )
     patience: NonNegativeInt = Field(0, description="Evaluations without a better one that end training (0: none do).")
+    epochs: PositiveInt | None = Field(
+        None, description="Budget as passes through the training examples, instead of --total-timesteps."
+    )
+    folds: NonNegativeInt = Field(
+        0, description="Cross-validation: train so many times, each time held out is another one of so many parts."
+    )
+    fold: NonNegativeInt | None = Field(
+        None, description="The part, from 0, that is held out; without it all are, one after the other."
+    )
+
+    @model_validator(mode="after")
+    def _folds_fit(self) -> Self:
+        if self.folds == 1:
+            raise ValueError("folds must be 2 or more: what is held out is not learned from")
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"fold must be less than folds, which is {self.folds}; the first is 0")
+        return self
 
 
 class ClassifierRunConfig(RunConfig):

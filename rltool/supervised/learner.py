@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from rltool.data.datasets import Dataset, Part, load_dataset, split
+from rltool.data.datasets import load_dataset
+from rltool.data.examples import Dataset, Part, folds, split
 from rltool.errors import TrainingError, UserError
-from rltool.networks.backbone import evaluating
-from rltool.supervised.augmentation import AUGMENTATIONS
+from rltool.networks.backbone import copy_weights, evaluating
+from rltool.supervised.augmentation import AUGMENTATIONS, mixup
 from rltool.supervised.classifier import Classifier
 from rltool.supervised.config import ClassifierConfig
 from rltool.training.checkpoint import State, load_state, save_state
@@ -88,13 +89,26 @@ class ClassifierLearner:
     @cached_property
     def examples(self) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
         """Inputs and labels that are learned from, and those that choose the best weights."""
-        learned, held_out = split(self.dataset.train.y, self.config.validation_fraction, self.seed)
+        train, config = self.dataset.train, self.config
+        if config.folds:
+            if config.fold is None:
+                raise UserError(f"folds={config.folds} needs the part to hold out, fold=0 to {config.folds - 1}")
+            part = folds(train.y, config.folds, self.seed)
+            learned, held_out = np.flatnonzero(part != config.fold), np.flatnonzero(part == config.fold)
+        else:
+            learned, held_out = split(train.y, config.validation_fraction, self.seed)
         if not len(learned) or not len(held_out):
-            raise UserError(f"{self.data} is too small to hold out --validation-fraction of it; take another fraction")
-        return self._tensors(self.dataset.train.select(learned)), self._tensors(self.dataset.train.select(held_out))
+            option = "--folds" if config.folds else "--validation-fraction"
+            raise UserError(f"{self.data} is too small to hold out {option} of it; give it another value")
+        return self._tensors(train.select(learned)), self._tensors(train.select(held_out))
 
     def _tensors(self, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.from_numpy(part.x).to(self.device), torch.from_numpy(part.y).to(self.device)
+
+    @property
+    def budget(self) -> int | None:
+        """Examples in `epochs`; None where the budget is given in examples."""
+        return self.config.epochs and self.config.epochs * len(self.examples[0][1])
 
     def prepare(self) -> None:
         """Look at what training needs, before anything is written.
@@ -113,8 +127,14 @@ class ClassifierLearner:
             x: Inputs `(B, ...)`.
             y: Labels `(B,)`.
         """
+        smoothing, alpha = self.config.label_smoothing, self.config.mixup
+        if alpha:
+            share = float(self.rng.beta(alpha, alpha))
+            mixed, targets = mixup(x, F.one_hot(y, self.model.num_classes).float(), max(share, 1 - share))
+            logits = self.model(mixed)  # More than half of each is what `y` says.
+            return F.cross_entropy(logits, targets, label_smoothing=smoothing), logits
         logits = self.model(x)
-        return F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing), logits
+        return F.cross_entropy(logits, y, label_smoothing=smoothing), logits
 
     def augment(self, x: torch.Tensor) -> torch.Tensor:
         """Inputs `(B, ...)` as this minibatch shows them."""
@@ -211,21 +231,32 @@ class ClassifierLearner:
         return {"accuracy": accuracy, "loss": loss, "score": accuracy}
 
     def test(self) -> dict[str, Any]:
-        """Accuracy, loss and the accuracy of each class on the test examples, which chose nothing."""
+        """What comes out on the test examples, which chose nothing.
+
+        Returns:
+            `accuracy`, `loss`, `class_accuracy` by name, `examples`, and `confusion`: for each class, as what its
+            examples were read, by how often.
+        """
         x, y = self._tensors(self.dataset.test)
         logits = self.logits(x)
-        right = logits.argmax(-1) == y
-        by_class = {
-            name: float(right[y == k].float().mean())
-            for k, name in enumerate(self.dataset.classes)
-            if bool((y == k).any())
+        classes = self.dataset.classes
+        confusion = torch.bincount(y * len(classes) + logits.argmax(-1), minlength=len(classes) ** 2)
+        counts = confusion.reshape(len(classes), -1).tolist()
+        return {
+            "accuracy": sum(row[k] for k, row in enumerate(counts)) / len(y),
+            "loss": float(F.cross_entropy(logits, y)),
+            "class_accuracy": {name: counts[k][k] / sum(counts[k]) for k, name in enumerate(classes) if any(counts[k])},
+            "examples": len(y),
+            "confusion": counts,
         }
-        loss = float(F.cross_entropy(logits, y))
-        return {"accuracy": float(right.float().mean()), "loss": loss, "class_accuracy": by_class, "examples": len(y)}
 
     def conclude(self, run: Any, progress: Any) -> dict[str, Any]:
-        """Measure the weights that were chosen on the test examples."""
+        """Measure the weights that were chosen on the test examples; draws `confusion_matrix.png`."""
+        from rltool.training.plotting import draw_confusion
+
+        run.agent.dataset = self.dataset  # There is no need to load it twice.
         result = run.agent.test()
+        draw_confusion(run, np.array(result["confusion"]), self.dataset.classes)
         return {"test_accuracy": result["accuracy"], "test_loss": result["loss"]}
 
     # Starting from others
@@ -233,16 +264,15 @@ class ClassifierLearner:
     def init_backbone(self, source: Any) -> None:
         """Take over the backbone of another classifier, or of an agent's policy.
 
+        The statistics that inputs are normalized by stay those of these data.
+
         Raises:
             UserError: It has another shape, or there is none.
         """
         theirs = getattr(getattr(source, "policy", source), "backbone", None)
         if theirs is None:
             raise UserError("there is no backbone to start from")
-        try:
-            self.model.backbone.load_state_dict(theirs.state_dict())
-        except RuntimeError:
-            raise UserError("the backbone does not fit; give both the same --backbone and kind of inputs") from None
+        copy_weights([(self.model.backbone, theirs)], "the backbone")
 
     def init_policy(self, source: Any) -> None:
         """Refuse a policy.

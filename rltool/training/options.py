@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rltool.errors import unknown
+from rltool.errors import UserError, unknown
 from rltool.training.config import RunConfig
 from rltool.training.methods import Method
 from rltool.validation import validate
@@ -29,6 +29,8 @@ def resolve_options(method: Method, data: str, options: Mapping[str, Any]) -> tu
     for name in options:
         if name not in fields:
             raise unknown("option", name, fields)
+    if options.get("epochs") is not None and "total_timesteps" in options:
+        raise UserError("the budget is given twice; leave out either epochs or total-timesteps")
     tuned = method.presets.get(preset, {})
     # Arguments of the environment add to the preset's: a game still has its frames stacked.
     arguments = options.get("env_kwargs", {})

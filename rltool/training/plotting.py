@@ -85,6 +85,38 @@ def draw_drift(run: Run, drift: Mapping[str, np.ndarray]) -> Path:
     return path
 
 
+def draw_confusion(run: Run, counts: np.ndarray, classes: Sequence[str]) -> Path:
+    """Draw `confusion_matrix.png`: as what the test examples of each class were read.
+
+    Args:
+        run: Where to.
+        counts: How many of each class (rows) were read as each (columns), `(classes, classes)`.
+        classes: Their names.
+    """
+    from matplotlib.figure import Figure
+
+    size = float(np.clip(1.5 + 0.45 * len(classes), 4, 16))
+    figure = Figure(figsize=(size + 1, size), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, label="share of the class")
+    places = range(len(classes))
+    axes.set_xticks(places, classes, rotation=90 if max(map(len, classes)) > 2 else 0)
+    axes.set_yticks(places, classes)
+    axes.set(title=f"{run.method} on {run.data}: test examples", xlabel="read as", ylabel="class")
+    if len(classes) <= 20:  # Of more classes, numbers could not be read.
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=color, fontsize=8)
+    path = run.path / "confusion_matrix.png"
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise disk_error(path, error) from error
+    return path
+
+
 def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs that differ in nothing but seed and place, under a label that tells the groups apart."""
     groups: dict[str, list[Run]] = defaultdict(list)

@@ -56,6 +56,9 @@ def train(method: str, data: str, *, callback: Callback | None = None, progress:
     )
     start_from_others(learner, run_config)
     learner.prepare()
+    budget = getattr(learner, "budget", None)  # Of a learner that counts in passes through its data.
+    if budget is not None:
+        run_config = run_config.model_copy(update={"total_timesteps": budget})
     run = create_run(method, data, run_config, config.model_dump(mode="json"))
     return begin(run, learner, _describe_preset(preset, data), progress, callback)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rltool.data import load_dataset
-from rltool.data.datasets import split
+from rltool.data.examples import folds, split
 from rltool.errors import UserError
 
 
@@ -19,6 +19,17 @@ def test_split_takes_the_same_share_of_every_class():
     kept, out = split(y, 0.2)
     assert np.bincount(y[out]).tolist() == [2, 2, 2]
     assert sorted([*kept, *out]) == list(range(30))
+
+
+def test_folds_are_even_in_size_and_in_every_class():
+    y = np.repeat([0, 1, 2], [10, 11, 13])
+    part = folds(y, 4, seed=1)
+    assert sorted(np.bincount(part).tolist()) == [8, 8, 9, 9]
+    for label in range(3):
+        counts = np.bincount(part[y == label], minlength=4)
+        assert counts.max() - counts.min() <= 1
+    assert (part == folds(y, 4, seed=1)).all()
+    assert (part != folds(y, 4, seed=2)).any()
 
 
 def test_npz_of_bytes_with_channels_last(tmp_path):

@@ -1,0 +1,96 @@
+"""Labeled examples from a folder of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rltool.data.examples import Dataset, Part, split_dataset
+from rltool.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png")
+GRAY = {"1", "L", "LA"}  # Pillow's modes.
+COLOR = {"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
+MOST_BYTES = 4 * 2**30
+
+
+def load_images(folder: Path) -> Dataset:
+    """Read images, each in the folder of its class: `CLASS/*.png`, or `train/CLASS/*.png` and `test/CLASS/*.png`.
+
+    Labels are the folders' names in alphabetical order. Images are resized to the size of the first one. They are gray
+    where all of them are; transparency is left out. Folders that begin with a dot, and other files, are passed over.
+
+    Raises:
+        UserError: There are no two classes, one has no images, an image cannot be read, or they are too many.
+    """
+    parts = [folder / name for name in ("train", "test") if (folder / name).is_dir()]
+    if folder / "train" not in parts:
+        parts = [folder]
+    listed = [_list_classes(part) for part in parts]
+    classes = tuple(listed[0])
+    if len(classes) < 2:
+        raise UserError(f"{parts[0]} has {len(classes)} folders of images; a classifier needs two, one for each class")
+    for name in listed[-1]:
+        if name not in classes:
+            raise UserError(f"{parts[-1]} has the class {name}, but {parts[0]} has none of it to learn from")
+    files = [[file for name in each for file in each[name]] for each in listed]
+    first = _read(files[0][0])
+    count, size = sum(map(len, files)), first.size
+    if count * len(first.getbands()) * size[0] * size[1] * 4 > MOST_BYTES:
+        raise UserError(
+            f"{count:,} images of {size[0]} x {size[1]} pixels do not fit into memory; make {files[0][0]} smaller, all "
+            "are resized to its size"
+        )
+    images = [[_read(file, size) for file in each] for each in files]
+    mode = "L" if all(image.mode == "L" for each in images for image in each) else "RGB"
+    labels = [
+        np.repeat(np.array([classes.index(name) for name in each]), list(map(len, each.values()))) for each in listed
+    ]
+    read = [Part(_pixels(each, mode), y.astype(np.int64)) for each, y in zip(images, labels, strict=True)]
+    name = folder.resolve().name
+    return Dataset(name, read[0], read[1], classes) if len(read) == 2 else split_dataset(name, read[0], classes)
+
+
+def _list_classes(folder: Path) -> dict[str, list[Path]]:
+    """Images by class.
+
+    Raises:
+        UserError: A class has none.
+    """
+    found = {}
+    for each in sorted(folder.iterdir()):
+        if each.is_dir() and not each.name.startswith("."):
+            found[each.name] = sorted(file for file in each.iterdir() if file.suffix.lower() in SUFFIXES)
+            if not found[each.name]:
+                raise UserError(f"{each} has no images ({', '.join(SUFFIXES)}); add some, or remove the folder")
+    return found
+
+
+def _read(file: Path, size: tuple[int, int] | None = None) -> Image:
+    """One image, gray (`L`) or in color (`RGB`), as a camera was held, resized to `(width, height)` where given.
+
+    Raises:
+        UserError: It is none, damaged, or of a kind that will not do.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as opened:
+            if opened.mode not in GRAY | COLOR:
+                raise UserError(f"{file} has pixels of the kind {opened.mode}; save it with 8 bits for each channel")
+            image = ImageOps.exif_transpose(opened).convert("L" if opened.mode in GRAY else "RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{file} cannot be read as an image ({error}); replace or remove it") from None
+    return image if size in (None, image.size) else image.resize(size, Image.Resampling.BILINEAR)
+
+
+def _pixels(images: list[Image], mode: str) -> np.ndarray:
+    """Images of one size as an array `(n, channels, height, width)` in [0, 1]."""
+    pixels = np.stack([np.asarray(image.convert(mode)) for image in images])
+    pixels = pixels[:, None] if mode == "L" else pixels.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(np.divide(pixels, 255, dtype=np.float32))
