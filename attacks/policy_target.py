@@ -47,7 +47,7 @@ class Targeted(PGD):
     def objective(self, problem: Problem) -> Objective:
         if problem.victim.tolerance is None:
             return super().objective(problem)
-        target, unit = problem.target, problem.victim.tolerance.to(problem.y)
+        target, unit = problem.y if problem.target is None else problem.target, problem.victim.tolerance.to(problem.y)
         return lambda means: -((means - target) / unit).square().sum(1)
 
     def succeeded(self, problem: Problem, outputs: torch.Tensor) -> torch.Tensor:

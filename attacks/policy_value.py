@@ -134,6 +134,10 @@ class QFunction(nn.Module):
         scale: What an output of 1 stands for.
     """
 
+    low: torch.Tensor
+    high: torch.Tensor
+    widths: torch.Tensor
+
     def __init__(self, observation_space: gym.Space, action_space: gym.Space, scale: float = 1.0) -> None:
         super().__init__()
         self.normalizer = None if is_image(observation_space) else build_normalizer(observation_space)
@@ -329,7 +333,7 @@ def fit_q(
         scale = float(data.rewards.abs().max().clamp_min(1e-8)) / max(1 - gamma, 1e-3)
         q = QFunction(observation_space, action_space, scale)
         if q.normalizer is not None:
-            q.normalizer.update(data.observations)
+            q.normalizer.update(data.observations.numpy())
         slow = copy.deepcopy(q)
         optimizer = torch.optim.Adam(q.parameters(), 1e-3)
         for _ in range(options.epochs):
@@ -359,5 +363,5 @@ def _roughness(
     near = (actions + start).requires_grad_()
     change = (q.of(features.detach(), near) - values.detach()).square().sum()
     (gradient,) = torch.autograd.grad(change, near)
-    worst = actions + (start + 2 * radius * gradient.sign()).clamp(-radius, radius)
+    worst = actions + torch.clamp(start + 2 * radius * gradient.sign(), -radius, radius)
     return ((q.of(features, worst) - values) / q.scale).square().mean()
