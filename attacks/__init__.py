@@ -11,16 +11,8 @@ if TYPE_CHECKING:
     from rltool.attacks.backdoor import Triggered as Triggered
     from rltool.attacks.backdoor import poison as poison
     from rltool.attacks.backdoor import poison_demonstrations as poison_demonstrations
-    from rltool.attacks.patch import Patch as Patch
-    from rltool.attacks.physical import Physical as Physical
-    from rltool.attacks.physical import Transformations as Transformations
-    from rltool.attacks.physical import non_printability as non_printability
-    from rltool.attacks.physical import total_variation as total_variation
     from rltool.attacks.reprogramming import Program as Program
     from rltool.attacks.reprogramming import reprogram as reprogram
-    from rltool.attacks.transfer import Transfer as Transfer
-    from rltool.attacks.transfer import learn_from_answers as learn_from_answers
-    from rltool.attacks.transfer import train_proxy as train_proxy
 
     from rltool.attacks.apgd import APGD as APGD
     from rltool.attacks.attack import Attack as Attack
@@ -38,16 +30,24 @@ if TYPE_CHECKING:
     from rltool.attacks.nes import NES as NES
     from rltool.attacks.noise import RandomNoise as RandomNoise
     from rltool.attacks.one_pixel import OnePixel as OnePixel
+    from rltool.attacks.patch import Patch as Patch
+    from rltool.attacks.physical import Physical as Physical
+    from rltool.attacks.physical import Transformations as Transformations
+    from rltool.attacks.physical import non_printability as non_printability
+    from rltool.attacks.physical import total_variation as total_variation
     from rltool.attacks.policies import AttackedEvaluation as AttackedEvaluation
     from rltool.attacks.policies import PerturbedVectorEnv as PerturbedVectorEnv
     from rltool.attacks.policies import attack_agent as attack_agent
-    from rltool.attacks.simba import SimBA as SimBA
     from rltool.attacks.policy_target import Targeted as Targeted
     from rltool.attacks.policy_timing import Critical as Critical
     from rltool.attacks.policy_timing import Timed as Timed
     from rltool.attacks.policy_value import Critic as Critic
     from rltool.attacks.policy_value import Sarsa as Sarsa
+    from rltool.attacks.simba import SimBA as SimBA
     from rltool.attacks.square import Square as Square
+    from rltool.attacks.transfer import Transfer as Transfer
+    from rltool.attacks.transfer import learn_from_answers as learn_from_answers
+    from rltool.attacks.transfer import train_proxy as train_proxy
     from rltool.attacks.universal import Universal as Universal
     from rltool.attacks.victim import Victim as Victim
 

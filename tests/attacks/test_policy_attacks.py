@@ -18,8 +18,8 @@ from rltool.errors import UserError
 
 
 def test_q_of_a_chain_is_exact() -> None:
-    # 0 -> 1 -> end, action 1 pays 1 more; the policy takes action 0. Q(1, a) = a, Q(0, a) = a + 0.5 * 0 ...
-    # and in state 2, cut off instead of ended, the future counts: Q(2, a) = a + 1 + 0.5 * Q(2, 0) with Q(2, 0) = 2.
+    # State 0 leads to 1, and 1 to the end; in 2, where the reward is 1 more, episodes are only ever cut off. Action 1
+    # pays 1 more than 0, which the policy always takes: Q(0, a) = Q(1, a) = a, and Q(2, a) = a + 1 + Q(2, 0) / 2.
     states = torch.eye(3)
     rows = [(0, 1, False), (1, 1, True), (2, 2, False)]
     observations, actions, rewards, following, terminated = [], [], [], [], []
