@@ -149,8 +149,10 @@ class QFunction(nn.Module):
         if isinstance(action_space, gym.spaces.Discrete):
             self.head: nn.Module = nn.Linear(features, int(action_space.n))
             return
+        if not isinstance(action_space, gym.spaces.Box):
+            raise UserError(f"values are learned of Discrete and Box actions, not of {action_space}")
         low, high = (torch.as_tensor(b.ravel(), dtype=torch.float32) for b in (action_space.low, action_space.high))
-        widths = torch.as_tensor(action_widths(action_space), dtype=torch.float32)  # type: ignore[arg-type]
+        widths = torch.as_tensor(action_widths(action_space), dtype=torch.float32)
         for name, tensor in (("low", low), ("high", high), ("widths", widths)):
             self.register_buffer(name, tensor)
         self.head = nn.Sequential(nn.Linear(features + len(low), 128), nn.ReLU(), nn.Linear(128, 1))

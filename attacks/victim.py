@@ -91,7 +91,8 @@ class Victim:
         Args:
             state: Their state, as `Agent.predict` returns it.
         """
-        self.state = as_tensors(state, device_of(self.module))
+        device = device_of(self.module) if isinstance(self.module, nn.Module) else "cpu"
+        self.state = as_tensors(state, device)
         if self.critic is not None:
             self.critic.state = self.state
 
@@ -157,7 +158,7 @@ class Victim:
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs `(B, K)` for inputs `(B, ...)`, differentiable."""
         self.n_forward += 1
-        outputs = self.module(x) if self.state is None else self.module(x, self.state)
+        outputs = self.module(x) if self.state is None else self.module(x, self.state)  # type: ignore[call-arg]
         return outputs.clamp_min(1e-30).log() if self.probabilities else outputs
 
     def gradient(self, x: torch.Tensor, objective: Objective) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

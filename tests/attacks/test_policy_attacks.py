@@ -11,6 +11,7 @@ from rltool.agents import PPO, Agent
 from rltool.agents.evaluation import evaluate
 from rltool.attacks import MAD, PGD, Critic, PerturbedVectorEnv, RandomNoise, Sarsa, Targeted, Timed, Victim
 from rltool.attacks.policies import cvar, newest_frame, paired_difference
+from rltool.attacks.policy_actions import DisturbedActions
 from rltool.attacks.policy_timing import clean_scores
 from rltool.attacks.policy_value import Transitions, fit_q
 from rltool.envs import make_vector_env
@@ -121,3 +122,32 @@ def test_statistics() -> None:
     assert paired_difference([1.0, 3.0], [0.0, 1.0])[0] == 1.5
     assert cvar([5.0, 1.0, 3.0]) == 1.0
     assert newest_frame(gym.spaces.Box(0, 1, (4, 2)), 4).sum() == 2
+
+
+def test_actions_are_disturbed_as_often_as_said() -> None:
+    class Remembering(gym.vector.VectorWrapper):
+        def step(self, actions: np.ndarray) -> tuple:
+            self.actions = actions
+            return self.env.step(actions)
+
+    envs = Remembering(make_vector_env("Pendulum-v1", 400, seed=0))
+    zero = np.zeros((400, 1), np.float32)
+    for mix, low, high in ((False, 0.15, 0.35), (True, 1.0, 1.0)):
+        disturbed = DisturbedActions(envs, 0.25, mix)
+        disturbed.reset(seed=0)
+        disturbed.step(zero)
+        assert low <= (envs.actions != 0).mean() <= high
+        assert np.abs(envs.actions).max() <= (0.5 if mix else 2.0)
+
+
+def test_older_frames_stay_as_they_were_shown() -> None:
+    agent = PPO("CartPole-v1", env_kwargs={"frame_stack": 3}, num_envs=2, seed=0)
+    inner = make_vector_env("CartPole-v1", 2, seed=0, frame_stack=3)
+    envs = PerturbedVectorEnv(inner, agent, RandomNoise(epsilon=0.1), frame_stack=3)
+    before = envs.reset(seed=0)[0].copy()
+    assert np.array_equal(before[:, :2], envs.observations[:, :2])
+    for _ in range(4):
+        now = envs.step(np.array([0, 1]))[0].copy()
+        assert np.array_equal(now[:, :2], before[:, 1:])
+        assert 0 < np.abs(now[:, 2] - envs.observations[:, 2]).max() <= 0.1 + 1e-6
+        before = now
