@@ -37,6 +37,12 @@ if TYPE_CHECKING:
     from rltool.attacks.policies import AttackedEvaluation as AttackedEvaluation
     from rltool.attacks.policies import PerturbedVectorEnv as PerturbedVectorEnv
     from rltool.attacks.policies import attack_agent as attack_agent
+    from rltool.attacks.policy_actions import DisturbedActions as DisturbedActions
+    from rltool.attacks.policy_target import Targeted as Targeted
+    from rltool.attacks.policy_timing import Critical as Critical
+    from rltool.attacks.policy_timing import Timed as Timed
+    from rltool.attacks.policy_value import Critic as Critic
+    from rltool.attacks.policy_value import Sarsa as Sarsa
     from rltool.attacks.reprogramming import Program as Program
     from rltool.attacks.reprogramming import reprogram as reprogram
     from rltool.attacks.simba import SimBA as SimBA
@@ -61,6 +67,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "one_pixel": ["OnePixel"],
         "policies": ["AttackedEvaluation", "PerturbedVectorEnv", "attack_agent"],
         "simba": ["SimBA"],
+        "policy_actions": ["DisturbedActions"],
+        "policy_target": ["Targeted"],
+        "policy_timing": ["Critical", "Timed"],
+        "policy_value": ["Critic", "Sarsa"],
         "square": ["Square"],
         "transfer": ["Transfer", "learn_from_answers", "train_proxy"],
         "physical": ["Physical", "Transformations", "non_printability", "total_variation"],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -58,7 +59,7 @@ class Problem:
 
     def __getitem__(self, rows: torch.Tensor) -> Problem:
         target = None if self.target is None else self.target[rows]
-        return Problem(self.victim, self.x[rows], self.y[rows], target, self.outputs[rows], self.queries[rows])
+        return Problem(self.victim[rows], self.x[rows], self.y[rows], target, self.outputs[rows], self.queries[rows])
 
     def succeeded(self, outputs: torch.Tensor) -> torch.Tensor:
         """Whether outputs `(B, K)` are what the attack wants, `(B,)`."""
@@ -157,6 +158,20 @@ class Attack:
         """What it has learned as an image `(channels, height, width)` in [0, 1], if it is one."""
         return None
 
+    def prepare(self, agent: Any, env_id: str, env_kwargs: Mapping[str, Any] | None = None, seed: int = 0) -> Attack:
+        """What is to be done before an agent plays under the attack; nothing, for most.
+
+        Args:
+            agent: The victim.
+            env_id: Where it plays.
+            env_kwargs: Arguments of the environment's constructor.
+            seed: Of what is drawn at random.
+
+        Returns:
+            The attack to use.
+        """
+        return self
+
     def run(self, problem: Problem) -> torch.Tensor:
         """Attacked inputs `(B, ...)`; adds to `problem.queries` how often each sample was shown to the victim."""
         raise TypeError(f"{type(self).__name__} lacks a run method")
@@ -207,10 +222,21 @@ class BoundedAttack(Attack):
         Raises:
             UserError: Epsilon does not fit the inputs.
         """
-        std = problem.victim.std
-        if self.unit == "std" and std is None:
+        return self.ball_at(problem.victim, problem.x)
+
+    def ball_at(self, victim: Victim, x: torch.Tensor) -> Ball:
+        """The same, for inputs `(B, ...)` of a victim.
+
+        Raises:
+            UserError: Epsilon does not fit the inputs.
+        """
+        if self.unit == "std" and victim.std is None:
             raise UserError("this victim knows no standard deviations; give epsilon in the units of its inputs")
-        return make_ball(self.norm, self.epsilon, std if self.unit == "std" else None, problem.x)
+        scale = victim.std if self.unit == "std" else None
+        if victim.movable is not None:  # Next to no room where nothing may move.
+            room = victim.movable.to(x).clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
+            scale = room if scale is None else room * scale.to(x)
+        return make_ball(self.norm, self.epsilon, scale, x)
 
 
 def generator(seed: int, device: torch.device) -> torch.Generator:

@@ -22,3 +22,8 @@ ATTACKS.add("patch", "rltool.attacks.patch:Patch", "one sticker for all images, 
 ATTACKS.add("deepfool", "rltool.attacks.minimum:DeepFool", "the smallest perturbation, by linearization")
 ATTACKS.add("cw", "rltool.attacks.minimum:CarliniWagner", "the smallest perturbation, by Adam (Carlini & Wagner)")
 ATTACKS.add("strongest", "rltool.attacks.strongest:Strongest", "a fixed cascade of the strongest of these")
+ATTACKS.add("critic", "rltool.attacks.policy_value:Critic", "lowers what an agent's own critic says; weak")
+ATTACKS.add("sarsa", "rltool.attacks.policy_value:Sarsa", "lowers a learned Q of what the agent does (Robust-Sarsa)")
+ATTACKS.add("targeted", "rltool.attacks.policy_target:Targeted", "lures an agent into one action")
+ATTACKS.add("timed", "rltool.attacks.policy_timing:Timed", "attacks when an agent prefers one action strongly")
+ATTACKS.add("critical", "rltool.attacks.policy_timing:Critical", "attacks when the most damage is foretold")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from rltool.attacks.attack import BoundedAttack, Problem, check_positive, generator
-from rltool.attacks.losses import LOSSES
+from rltool.attacks.losses import LOSSES, Objective
 from rltool.attacks.norms import Ball, Norm, per_sample
 from rltool.errors import UserError, unknown
 
@@ -32,6 +32,14 @@ class GradientAttack(BoundedAttack):
         super().__post_init__()
         if self.loss not in (*LOSSES, "kl"):
             raise unknown("loss", self.loss, (*LOSSES, "kl"))
+
+    def objective(self, problem: Problem) -> Objective:
+        """What is maximized."""
+        return problem.objective(self.loss)
+
+    def succeeded(self, problem: Problem, outputs: torch.Tensor) -> torch.Tensor:
+        """Whether outputs `(B, K)` are what is wanted, `(B,)`: such inputs are kept before all others."""
+        return problem.succeeded(outputs)
 
     def climb(
         self,
@@ -65,12 +73,12 @@ class GradientAttack(BoundedAttack):
         best_loss = x.new_full((len(x),), -torch.inf)
         broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         rows: Any = slice(None)  # Those that are still attacked.
-        part, objective = problem, problem.objective(self.loss)
+        part, objective = problem, self.objective(problem)
         velocity = torch.zeros_like(x) if decay else None
         track = keep == "best" or skip_broken
 
         def look(outputs: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
-            success = part.succeeded(outputs)
+            success = self.succeeded(part, outputs)
             better = (success & ~broken[rows]) | ((success == broken[rows]) & (losses > best_loss[rows]))
             best[rows] = torch.where(per_sample(better, x), now, best[rows])
             best_loss[rows] = torch.where(better, losses, best_loss[rows])
@@ -78,7 +86,7 @@ class GradientAttack(BoundedAttack):
             return success
 
         for _ in range(steps):
-            outputs, losses, gradient = victim.gradient(now, objective)
+            outputs, losses, gradient = part.victim.gradient(now, objective)
             problem.queries[rows] += 1
             if track:
                 success = look(outputs, losses)
@@ -88,7 +96,7 @@ class GradientAttack(BoundedAttack):
                     if not len(rows):
                         return best, broken, best_loss
                     part, now, gradient = problem[rows], now[left], gradient[left]
-                    objective = part.objective(self.loss)
+                    objective = self.objective(part)
                     velocity = None if velocity is None else velocity[left]
             if velocity is not None:
                 # Dong et al., 2018: each sample's gradient counts by its direction.
@@ -99,7 +107,7 @@ class GradientAttack(BoundedAttack):
         if not track:
             return now, broken, best_loss
         with torch.no_grad():
-            outputs = victim.logits(now)
+            outputs = part.victim.logits(now)
             problem.queries[rows] += 1
             look(outputs, objective(outputs))
         if keep == "last":

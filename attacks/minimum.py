@@ -47,7 +47,7 @@ class DeepFool(Attack):
                 break
             part = problem[rows]
             classes = torch.cat((part.y[:, None], self._others(part)), 1)
-            logits, gradients = victim.jacobian(x_adv[rows], classes)
+            logits, gradients = part.victim.jacobian(x_adv[rows], classes)
             problem.queries[rows] += 1
             left = torch.nonzero(~part.succeeded(logits))[:, 0]
             rows, gradients, classes = rows[left], gradients[left], classes[left]

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from scipy import stats
 
 from rltool.agents.evaluation import Evaluation, evaluate, with_masks
 from rltool.agents.recording import RandomAgent
+from rltool.agents.rollout import forget
 from rltool.attacks.attack import Attack
 from rltool.attacks.victim import Victim
 from rltool.envs import make_vector_env
 from rltool.errors import UserError
+from rltool.trees import map_tree
+
+MOST_ENVS = 128  # Stepped together: so many episodes each have a seed of their own.
+TAIL = 0.1  # Share of the worst episodes that the conditional value at risk is the mean of.
 
 
 class PerturbedVectorEnv(VectorWrapper):
     """A vector environment whose observations are attacked on their way to the policy.
 
-    The simulator, its rewards and its ends are left alone.
+    The simulator, its rewards and its ends are left alone. Of a policy with memory, the state is followed: it moves on
+    once in every step, with what the policy was shown.
 
     Args:
         env: The environment.
@@ -30,10 +39,15 @@ class PerturbedVectorEnv(VectorWrapper):
         attack: How. Every batch of observations gets a seed of its own.
         fraction: Share of the timesteps, drawn at random, in which an observation is attacked.
         seed: Of what is drawn at random.
+        frame_stack: How many frames an observation holds (see `rltool.envs.wrappers.stack_frames`). The newest alone is
+            changed, and it stays as it was shown while it moves back in the stack; 1 lets all of it be changed anew.
 
     Attributes:
         observations: What the policy would have seen, as `step` or `reset` last returned it.
-        attacked: How many observations were attacked so far.
+        seen: What it was shown.
+        state: Of a policy with memory, its state before that.
+        steps: How many observations there were so far.
+        attacked: How many of them were changed.
         flipped: How many of these made the policy do something else: another action, or one changed by more than the
             victim's tolerance.
         queries: How often the policy was asked.
@@ -42,7 +56,9 @@ class PerturbedVectorEnv(VectorWrapper):
         UserError: The policy cannot be attacked.
     """
 
-    def __init__(self, env: VectorEnv, agent: Any, attack: Attack, fraction: float = 1.0, seed: int = 0) -> None:
+    def __init__(
+        self, env: VectorEnv, agent: Any, attack: Attack, fraction: float = 1.0, seed: int = 0, frame_stack: int = 1
+    ) -> None:
         super().__init__(env)
         if not 0 < fraction <= 1:
             raise UserError(f"fraction must be above 0 and at most 1, not {fraction}")
@@ -50,34 +66,94 @@ class PerturbedVectorEnv(VectorWrapper):
         self.attack = attack
         self.fraction = fraction
         self.rng = np.random.default_rng(seed)
-        self.attacked = self.flipped = self.queries = 0
+        self.mode = AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        self.steps = self.attacked = self.flipped = self.queries = 0
+        self.resetting = np.zeros(env.num_envs, dtype=bool)
+        self.frame_stack = frame_stack
+        self.axis = frame_axis(env.single_observation_space)
+        if frame_stack > 1:
+            self.victim.movable = newest_frame(env.single_observation_space, frame_stack)
+        self.policy = agent.policy
+        self.state = self.policy.initial_state(env.num_envs)
+        # The state does not depend on what is done: any actions will do.
+        self.advance = self.policy.actor(None) if self.policy.has_memory else None
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Reset, and attack the first observations."""
         observations, infos = self.env.reset(seed=seed, options=options)
-        return self._perturb(observations), infos
+        begun = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool)))
+        if begun.all():
+            self.seen = observations
+            self.resetting[:] = False
+        return self._show(observations, begun, begun), infos
 
     def step(self, actions: Any) -> tuple[np.ndarray, Any, Any, Any, dict[str, Any]]:
         """Step, and attack what came out."""
+        if self.advance is not None:
+            self.state = self.advance(self.seen, self.state)[1]
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
-        return self._perturb(observations), rewards, terminated, truncated, infos
+        done = (terminated | truncated) & ~self.resetting
+        # In NEXT_STEP mode the next step only resets, and the episode's first observation comes out of it.
+        begun = done | self.resetting
+        self.resetting = done if self.mode is AutoresetMode.NEXT_STEP else self.resetting
+        everywhere = np.ones(self.num_envs, dtype=bool)
+        return self._show(observations, everywhere, begun), rewards, terminated, truncated, infos
 
-    def _perturb(self, observations: np.ndarray) -> np.ndarray:
+    def _show(self, observations: np.ndarray, where: np.ndarray, begun: np.ndarray) -> np.ndarray:
+        """What the policy is shown: attacked observations, some of them new, some of these the first of an episode."""
         self.observations = observations
-        chosen = np.flatnonzero(self.rng.random(len(observations)) < self.fraction)
+        if self.state is not None:
+            self.state = forget(self.state, begun)
+        clean = self._with_shown_frames(observations, where & ~begun)
+        self.seen = np.where(where.reshape(-1, *[1] * (clean.ndim - 1)), clean, self.seen)
+        chosen = np.flatnonzero(where & (self.rng.random(len(observations)) < self.fraction))
+        self.steps += int(where.sum())
         if not len(chosen):
-            return observations
+            return self.seen
         # Observations that leave their own space are taken as they are, and stay where they were there.
-        x = torch.from_numpy(observations[chosen].astype(np.float32))
-        outside = x - self.victim.clip(x)
+        x, outside = self.victim.split(clean[chosen])
+        if self.state is not None:
+            self.victim.remember(map_tree(lambda leaf: leaf[chosen], self.state))
         attack = replace(self.attack, seed=int(self.rng.integers(2**31)))
-        result = attack(self.victim, x - outside)
-        seen = observations.copy()
-        seen[chosen] = (result.x_adv + outside).numpy().astype(observations.dtype)
-        self.attacked += len(chosen)
-        self.flipped += int(result.success.sum())
+        result = attack(self.victim, x)
+        self.seen[chosen] = (result.x_adv + outside).numpy().astype(observations.dtype)
+        moved = result.distance > 0
+        self.attacked += int(moved.sum())
+        self.flipped += int((result.success & moved).sum())
         self.queries += int(result.n_queries.sum())
-        return seen
+        return self.seen
+
+    def _with_shown_frames(self, observations: np.ndarray, where: np.ndarray) -> np.ndarray:
+        """Observations whose older frames are as they were shown."""
+        if self.frame_stack == 1 or not where.any():
+            return observations
+        axis, size = self.axis + 1, observations.shape[self.axis + 1] // self.frame_stack
+        older = range(observations.shape[axis] - size)
+        mixed = np.moveaxis(observations.copy(), axis, 0)
+        shown = np.moveaxis(self.seen, axis, 0)
+        for index in older:
+            mixed[index][where] = shown[index + size][where]
+        return np.moveaxis(mixed, 0, axis)
+
+
+def frame_axis(space: gym.Space) -> int:
+    """Along which axis of an observation frames are stacked: the channels, where it has such, or the first."""
+    shape = space.shape or ()
+    return 2 if len(shape) == 3 and shape[2] <= shape[0] else 0
+
+
+def newest_frame(space: gym.Space, count: int) -> torch.Tensor:
+    """Which features of an observation belong to the newest of `count` frames; boolean, of its shape.
+
+    Raises:
+        UserError: It does not consist of so many frames.
+    """
+    shape, axis = space.shape or (), frame_axis(space)
+    if not shape or shape[axis] % count:
+        raise UserError(f"observations of shape {shape} are no stack of {count} frames")
+    newest = torch.zeros(shape, dtype=torch.bool)
+    newest.narrow(axis, shape[axis] - shape[axis] // count, shape[axis] // count).fill_(True)
+    return newest
 
 
 @dataclass(frozen=True)
@@ -89,8 +165,9 @@ class AttackedEvaluation:
         attacked: As many with it, from the same seeds.
         random: As many in which actions are drawn at random.
         flip_rate: Share of the attacked observations that made the policy do something else.
-        queries_per_step: How often the policy was asked for each attacked observation.
+        queries_per_step: How often the policy was asked for each timestep.
         seconds: Duration of the attacked episodes.
+        attacked_share: Share of the timesteps in which the observation was changed.
     """
 
     clean: Evaluation
@@ -99,6 +176,7 @@ class AttackedEvaluation:
     flip_rate: float
     queries_per_step: float
     seconds: float
+    attacked_share: float = 1.0
 
     @property
     def normalized(self) -> float:
@@ -106,19 +184,57 @@ class AttackedEvaluation:
         low, high = self.random.mean_return, self.clean.mean_return
         return (self.attacked.mean_return - low) / (high - low) if high != low else float("nan")
 
+    @property
+    def difference(self) -> tuple[float, float, float]:
+        """Mean of attacked minus clean return, episode by episode, and the ends of its 95% interval (Student's t)."""
+        return paired_difference(self.attacked.returns, self.clean.returns)
+
     def as_dict(self) -> dict[str, float]:
         """The figures that `rltool attack --json` prints."""
+        difference, low, high = self.difference
         return {
             "clean": self.clean.mean_return,
             "attacked": self.attacked.mean_return,
             "random": self.random.mean_return,
             "normalized": self.normalized,
             "attacked_std": self.attacked.std_return,
+            "difference": difference,
+            "difference_low": low,
+            "difference_high": high,
+            "clean_cvar": cvar(self.clean.returns),
+            "attacked_cvar": cvar(self.attacked.returns),
             "flip_rate": self.flip_rate,
+            "attacked_share": self.attacked_share,
             "queries_per_step": self.queries_per_step,
             "episodes": len(self.attacked.returns),
             "seconds": round(self.seconds, 3),
         }
+
+
+def paired_difference(ones: list[float], others: list[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean of the differences of pairs, and the ends of its interval by Student's t; nan where there is but one pair.
+
+    Example:
+        >>> paired_difference([1.0, 2.0], [0.0, 1.0])
+        (1.0, 1.0, 1.0)
+    """
+    differences = np.subtract(ones, others)
+    mean = float(differences.mean())
+    if len(differences) < 2:
+        return mean, math.nan, math.nan
+    error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    reach = float(stats.t.ppf((1 + level) / 2, len(differences) - 1)) * error
+    return mean, mean - reach, mean + reach
+
+
+def cvar(returns: list[float], tail: float = TAIL) -> float:
+    """Conditional value at risk: the mean of the worst `tail` of the returns, of one at least.
+
+    Example:
+        >>> cvar([float(i) for i in range(20)])
+        0.5
+    """
+    return float(np.sort(returns)[: max(1, math.ceil(tail * len(returns) - 1e-9))].mean())
 
 
 def attack_agent(
@@ -130,17 +246,22 @@ def attack_agent(
     *,
     fraction: float = 1.0,
     env_kwargs: Mapping[str, Any] | None = None,
+    all_frames: bool = False,
 ) -> AttackedEvaluation:
     """Let an agent play with and without an attack on what it sees.
+
+    Up to 128 episodes each have an environment, and thus a seed, of their own, so that clean and attacked ones are
+    pairs that begin alike.
 
     Args:
         agent: One of rltool's, or one that `load_sb3` read.
         env_id: Where it plays.
-        attack: The attack.
+        attack: The attack; what it has to know before, it learns now (`Attack.prepare`).
         episodes: How many, each way.
-        seed: Seeds the environments, the same each way, and the attack.
+        seed: Seeds the environments, the same each way, and the attack. What the attack learns from has others.
         fraction: Share of the timesteps that are attacked.
         env_kwargs: Arguments of the environment's constructor.
+        all_frames: Where observations are stacks of frames, let the attack change all of a stack, not the newest alone.
 
     Raises:
         UserError: The policy cannot be attacked this way.
@@ -155,15 +276,27 @@ def attack_agent(
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, not {episodes}")
     options = {"infos": False, **with_masks(agent, env_kwargs)}
-    envs = make_vector_env(env_id, min(episodes, 32), seed=seed, **options)
+    frame_stack = 1 if all_frames else int(options.get("frame_stack", 1))
+    num_envs = min(episodes, MOST_ENVS)
+    attack = attack.prepare(agent, env_id, env_kwargs, seed)
+    envs = make_vector_env(env_id, num_envs, seed=seed, **options)
     try:
-        perturbed = PerturbedVectorEnv(envs, agent, attack, fraction, seed)
+        perturbed = PerturbedVectorEnv(envs, agent, attack, fraction, seed, frame_stack)
         start = time.perf_counter()
         attacked = evaluate(agent, perturbed, episodes, seed)
         seconds = time.perf_counter() - start
     finally:
         envs.close()
-    clean = evaluate(agent, env_id, episodes, seed, env_kwargs=env_kwargs)
-    random = evaluate(RandomAgent(agent.action_space, seed), env_id, episodes, seed, env_kwargs=env_kwargs)
-    count = max(perturbed.attacked, 1)
-    return AttackedEvaluation(clean, attacked, random, perturbed.flipped / count, perturbed.queries / count, seconds)
+    clean = evaluate(agent, env_id, episodes, seed, num_envs=num_envs, env_kwargs=env_kwargs)
+    chance = RandomAgent(agent.action_space, seed)
+    random = evaluate(chance, env_id, episodes, seed, num_envs=num_envs, env_kwargs=env_kwargs)
+    steps = max(perturbed.steps, 1)
+    return AttackedEvaluation(
+        clean,
+        attacked,
+        random,
+        perturbed.flipped / max(perturbed.attacked, 1),
+        perturbed.queries / steps,
+        seconds,
+        perturbed.attacked / steps,
+    )

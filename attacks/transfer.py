@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
@@ -20,6 +20,8 @@ from rltool.errors import UserError
 from rltool.supervised.classifier import Classifier
 from rltool.supervised.config import ClassifierConfig
 
+EPISODES = 20  # Of an agent that a proxy is cloned from.
+CLONED = 100_000  # Timesteps of these that it learns from, again and again.
 BATCH = 64  # Examples in a minibatch of a proxy's training.
 
 
@@ -86,6 +88,17 @@ class Transfer(Attack):
         few = x[order[: self.inputs]]
         proxy, asked = learn_from_answers(victim, few, rounds=self.rounds, epochs=self.epochs, seed=self.seed)
         return replace(self, proxies=(proxy,), asked=self.asked + asked)
+
+    def prepare(self, agent: Any, env_id: str, env_kwargs: Mapping[str, Any] | None = None, seed: int = 0) -> Self:
+        """Clone the agent from what it was seen to do, where no proxy is given."""
+        from rltool.agents.behavior_cloning import BehaviorCloning
+        from rltool.agents.recording import record
+
+        if self.proxies:
+            return self
+        demos = record(agent, env_id, EPISODES, seed + 1_000_003, env_kwargs=env_kwargs)
+        clone = BehaviorCloning(None, demos=demos, seed=seed).learn(CLONED)
+        return replace(self, proxies=(Victim.from_agent(clone),), asked=self.asked + len(demos))
 
     def run(self, problem: Problem) -> torch.Tensor:
         if not self.proxies:

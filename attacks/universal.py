@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -11,6 +12,8 @@ from rltool.attacks.attack import BoundedAttack, Problem, check_positive, genera
 from rltool.attacks.losses import Objective
 from rltool.attacks.norms import Norm
 from rltool.attacks.victim import Victim
+
+WATCHED = 2_000  # Timesteps of an agent that its perturbation is learned from.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,15 @@ class Universal(BoundedAttack):
             return self
         with victim.undisturbed():
             return replace(self, delta=self._learn(self.pose(victim, x, y, target)))
+
+    def prepare(self, agent: Any, env_id: str, env_kwargs: Mapping[str, Any] | None = None, seed: int = 0) -> Self:
+        from rltool.attacks.policy_value import WATCHED_SEED, watch_transitions
+
+        if self.delta is not None:
+            return self
+        victim = Victim.from_agent(agent)
+        seen = watch_transitions(agent, env_id, WATCHED, 0.0, env_kwargs, seed + WATCHED_SEED).observations
+        return self.fit(victim, victim.clip(seen))
 
     def run(self, problem: Problem) -> torch.Tensor:
         delta = self._learn(problem) if self.delta is None else self.delta.to(problem.x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any, Self
 
 import gymnasium as gym
@@ -11,8 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from rltool.agents.sequences import Sequences
 from rltool.attacks.losses import Objective
 from rltool.errors import UserError
+from rltool.networks.backbone import device_of
+from rltool.networks.observations import as_tensors
+from rltool.trees import Tree, first_leaf, map_tree
 
 Bounds = tuple[float | np.ndarray | torch.Tensor, float | np.ndarray | torch.Tensor]
 
@@ -41,6 +46,9 @@ class Victim:
     Attributes:
         n_forward: Batches that it was shown so far.
         n_backward: Batches that gradients were taken of.
+        critic: What estimates values `(B, 1)`, a victim like this one, where an agent has that.
+        state: Of a policy with memory, its state before each of the samples; a tree of `(B, ...)` tensors.
+        movable: Which features may be changed at all, broadcasting to a sample; None: all.
 
     Raises:
         UserError: A lower bound is not below its upper bound.
@@ -69,14 +77,56 @@ class Victim:
         self.std = std
         self.integers = integers
         self.tolerance = tolerance
-        self.n_forward = self.n_backward = 0
+        self.critic: Victim | None = None
+        self.state: Tree = None
+        self.movable: torch.Tensor | None = None
+        self.counts = [0, 0]
+
+    def __getitem__(self, rows: torch.Tensor) -> Victim:
+        """What is shown some rows of a batch alone: itself, unless it has a state for each row."""
+        if self.state is None:
+            return self
+        part = copy(self)
+        part.state = map_tree(lambda leaf: leaf[rows], self.state)
+        part.critic = None if self.critic is None else self.critic[rows]
+        return part
+
+    def remember(self, state: Tree) -> None:
+        """Let a policy with memory, and its critic, see what comes as the continuation of what they have seen.
+
+        Args:
+            state: Their state, as `Agent.predict` returns it.
+        """
+        device = device_of(self.module) if isinstance(self.module, nn.Module) else "cpu"
+        self.state = as_tensors(state, device)
+        if self.critic is not None:
+            self.critic.state = self.state
+
+    @property
+    def n_forward(self) -> int:
+        """Batches that it was shown so far."""
+        return self.counts[0]
+
+    @n_forward.setter
+    def n_forward(self, count: int) -> None:
+        self.counts[0] = count
+
+    @property
+    def n_backward(self) -> int:
+        """Batches that gradients were taken of."""
+        return self.counts[1]
+
+    @n_backward.setter
+    def n_backward(self, count: int) -> None:
+        self.counts[1] = count
 
     @classmethod
     def from_agent(cls, agent: Any) -> Self:
         """The policy of an agent: its logits over discrete actions, or the mean of its continuous ones.
 
         Args:
-            agent: An agent with a `policy` without memory, that acts in a Discrete or Box space and sees a Box.
+            agent: An agent with a `policy` that acts in a Discrete or Box space and sees a Box. One with memory needs
+                to be told by `remember` what it has seen before, at every timestep.
 
         Raises:
             UserError: It sees or does something else.
@@ -84,13 +134,14 @@ class Victim:
         space, actions, policy = agent.observation_space, agent.action_space, agent.policy
         if not isinstance(space, gym.spaces.Box):
             raise UserError(f"only observations in a Box can be perturbed, not {space}")
-        if policy.has_memory:
-            raise UserError("a policy with memory is no victim by itself: attack it while it plays")
         if not isinstance(actions, gym.spaces.Discrete | gym.spaces.Box):
             raise UserError(f"only Discrete and Box actions can be attacked, not {actions}")
         normalizer = policy.normalizer
         std = None if normalizer is None else (normalizer.var + normalizer.epsilon).sqrt().float()
-        return cls(_Outputs(policy), _wide(space), std=std, integers=_integers(space), tolerance=_tolerance(actions))
+        victim = cls(_Outputs(policy), _wide(space), std=std, integers=_integers(space), tolerance=_tolerance(actions))
+        victim.critic = cls(_Values(policy), _wide(space), std=std, tolerance=torch.ones(1))
+        victim.critic.counts = victim.counts
+        return victim
 
     @classmethod
     def from_sb3(cls, model: Any) -> Self:
@@ -113,7 +164,7 @@ class Victim:
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs `(B, K)` for inputs `(B, ...)`, differentiable."""
         self.n_forward += 1
-        outputs = self.module(x)
+        outputs = self.module(x) if self.state is None else self.module(x, self.state)  # type: ignore[call-arg]
         return outputs.clamp_min(1e-30).log() if self.probabilities else outputs
 
     def gradient(self, x: torch.Tensor, objective: Objective) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -162,12 +213,20 @@ class Victim:
         """Inputs within the bounds."""
         return x.clamp(self.low.to(x), self.high.to(x))
 
+    def split(self, observations: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Observations within the bounds, and how far they lay outside, which environments do not always keep to."""
+        x = torch.from_numpy(observations.astype(np.float32))
+        inside = self.clip(x)
+        return inside, x - inside
+
     def admissible(self, x: torch.Tensor, x_adv: torch.Tensor) -> torch.Tensor:
         """Attacked inputs as the victim can be shown them: within the bounds, and whole numbers where it needs such.
 
         Perturbations are rounded towards 0, so that none becomes larger.
         """
         x_adv = self.clip(x_adv)
+        if self.movable is not None:
+            x_adv = torch.where(self.movable, x_adv, x)
         return x + ((x_adv - x) * (1 + 1e-6)).trunc() if self.integers else x_adv
 
     @contextmanager
@@ -222,9 +281,34 @@ class _Outputs(nn.Module):
         super().__init__()
         self.policy = policy
 
-    def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        distribution = self.policy.distribution(observations)  # type: ignore[operator]
-        return distribution.logits if hasattr(distribution, "logits") else distribution.mean
+    def forward(self, observations: torch.Tensor, state: Tree = None) -> torch.Tensor:
+        distribution = self.policy.distribution(observations, _after(self.policy, state))  # type: ignore[operator]
+        return distribution.logits if hasattr(distribution, "logits") else distribution.mode()
+
+
+class _Values(nn.Module):
+    """What an agent's critic says, `(B, 1)`."""
+
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, observations: torch.Tensor, state: Tree = None) -> torch.Tensor:
+        return self.policy.values(observations, _after(self.policy, state))[:, None]  # type: ignore[operator]
+
+
+def _after(policy: Any, state: Tree) -> Sequences | None:
+    """Sequences of one step each, that go on from states; None for a policy without memory.
+
+    Raises:
+        UserError: There are no states, but a memory.
+    """
+    if state is None:
+        if policy.has_memory:
+            raise UserError("a policy with memory is no victim by itself: attack it while it plays")
+        return None
+    rows = torch.arange(len(first_leaf(state)), device=first_leaf(state).device)
+    return Sequences(rows[None], torch.ones_like(rows[None], dtype=torch.bool), rows, state)
 
 
 class _SB3Outputs(nn.Module):

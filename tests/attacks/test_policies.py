@@ -39,14 +39,14 @@ def test_the_simulator_is_left_alone(agent: Agent) -> None:
 
 
 def test_stronger_attacks_do_more(agent: Agent) -> None:
-    noise = attack_agent(agent, "CartPole-v1", RandomNoise(epsilon=0.05), episodes=16)
-    mad = attack_agent(agent, "CartPole-v1", MAD(epsilon=0.05), episodes=16)
+    noise = attack_agent(agent, "CartPole-v1", RandomNoise(epsilon=0.2), episodes=16)
+    mad = attack_agent(agent, "CartPole-v1", MAD(epsilon=0.2), episodes=16)
     assert noise.clean.returns == mad.clean.returns
-    assert noise.normalized > 0.7
+    assert noise.normalized > 0.6
     assert mad.normalized < 0.4
     assert mad.flip_rate > noise.flip_rate
     assert mad.queries_per_step > noise.queries_per_step
-    again = attack_agent(agent, "CartPole-v1", MAD(epsilon=0.05), episodes=16)
+    again = attack_agent(agent, "CartPole-v1", MAD(epsilon=0.2), episodes=16)
     assert again.attacked.returns == mad.attacked.returns
 
 
@@ -105,10 +105,6 @@ def test_images_stay_bytes() -> None:
         (lambda agent: attack_agent(agent, "CartPole-v1", PGD(), episodes=0), "at least 1"),
         (lambda agent: attack_agent(agent, "CartPole-v1", PGD(), fraction=0.0), "above 0"),
         (lambda agent: attack_agent(agent, "CartPole-v1", PGD(unit="std")), "knows no standard deviations"),
-        (
-            lambda agent: attack_agent(PPO("CartPole-v1", backbone="lstm"), "CartPole-v1", PGD()),
-            "memory",
-        ),
         (lambda agent: attack_agent(PPO("FrozenLake-v1"), "FrozenLake-v1", PGD()), "only observations in a Box"),
     ],
 )

@@ -1,0 +1,153 @@
+"""Attacks that need an agent: values, targets, timing, memory."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from rltool.agents import PPO, Agent
+from rltool.agents.evaluation import evaluate
+from rltool.attacks import MAD, PGD, Critic, PerturbedVectorEnv, RandomNoise, Sarsa, Targeted, Timed, Victim
+from rltool.attacks.policies import cvar, newest_frame, paired_difference
+from rltool.attacks.policy_actions import DisturbedActions
+from rltool.attacks.policy_timing import clean_scores
+from rltool.attacks.policy_value import Transitions, fit_q
+from rltool.envs import make_vector_env
+from rltool.errors import UserError
+
+
+def test_q_of_a_chain_is_exact() -> None:
+    # State 0 leads to 1, and 1 to the end; in 2, where the reward is 1 more, episodes are only ever cut off. Action 1
+    # pays 1 more than 0, which the policy always takes: Q(0, a) = Q(1, a) = a, and Q(2, a) = a + 1 + Q(2, 0) / 2.
+    states = torch.eye(3)
+    rows = [(0, 1, False), (1, 1, True), (2, 2, False)]
+    observations, actions, rewards, following, terminated = [], [], [], [], []
+    for state, after, ended in rows:
+        for action in (0, 1):
+            observations.append(states[state])
+            actions.append(action)
+            rewards.append(action + (1.0 if state == 2 else 0.0))
+            following.append(states[after])
+            terminated.append(ended)
+    repeat = 64
+    data = Transitions(
+        torch.stack(observations).repeat(repeat, 1),
+        torch.tensor(actions).repeat(repeat),
+        torch.tensor(rewards).repeat(repeat),
+        torch.stack(following).repeat(repeat, 1),
+        torch.zeros(6 * repeat, dtype=torch.long),
+        torch.tensor(terminated).repeat(repeat),
+    )
+    space = gym.spaces.Box(0, 1, (3,), np.float32)
+    q = fit_q(data, space, gym.spaces.Discrete(2), Sarsa(epochs=300), gamma=0.5)
+    table = torch.stack([q(states, torch.full((3,), action)) for action in (0, 1)], 1)
+    assert torch.allclose(table, torch.tensor([[0.0, 1.0], [0.0, 1.0], [2.0, 3.0]]), atol=0.1)
+
+
+def test_the_memory_moves_on_once_in_every_step_with_what_was_shown() -> None:
+    agent = PPO("CartPole-v1", backbone="lstm", model_size=8, num_envs=2, seed=0)
+    envs = PerturbedVectorEnv(make_vector_env("CartPole-v1", 3, seed=0), agent, PGD(epsilon=0.3, steps=2))
+    seen, state, start = envs.reset(seed=0)[0], None, np.ones(3, bool)
+    resetting = np.zeros(3, bool)
+    for _ in range(60):
+        actions, state = agent.predict(seen, state, start, deterministic=True)
+        seen, _, terminated, truncated, _ = envs.step(actions)
+        for name in ("h", "c"):
+            gone = state["policy"][name].copy()
+            done = (terminated | truncated) & ~resetting
+            gone[done | resetting] = 0
+            assert np.allclose(envs.state["policy"][name], gone, atol=1e-6)
+        start = done | resetting
+        resetting = done if envs.mode.value == "NextStep" else resetting
+    assert envs.flipped > 0
+
+
+@pytest.mark.parametrize("backbone", ["gru", "transformer"])
+def test_policies_with_memory_are_attacked(backbone: str) -> None:
+    agent = PPO("CartPole-v1", backbone=backbone, model_size=8, num_envs=2, seed=0)
+    for attack in (MAD(epsilon=0.2, steps=2), Critic(epsilon=0.2, steps=2)):
+        envs = PerturbedVectorEnv(make_vector_env("CartPole-v1", 3, seed=0), agent, attack)
+        evaluate(agent, envs, 3)
+        assert envs.attacked == envs.steps
+
+
+def test_a_policy_with_memory_is_no_victim_by_itself() -> None:
+    victim = Victim.from_agent(PPO("CartPole-v1", backbone="lstm", model_size=8, num_envs=2))
+    with pytest.raises(UserError, match="while it plays"):
+        PGD()(victim, torch.zeros(1, 4))
+
+
+def untrained() -> Agent:
+    return PPO("CartPole-v1", num_envs=2, seed=0)
+
+
+def test_critic_lowers_what_the_critic_says() -> None:
+    victim = Victim.from_agent(untrained())
+    x = torch.randn(16, 4) * 0.1
+    before, after = (victim.critic.logits(each) for each in (x, Critic(epsilon=0.3)(victim, x).x_adv))  # type: ignore[union-attr]
+    assert bool((after < before).all())
+
+
+def test_targeted_lures_into_the_action() -> None:
+    victim = Victim.from_agent(untrained())
+    x = torch.randn(32, 4) * 0.1
+    for action in (0, 1):
+        found = Targeted(epsilon=1.0, target_action=action)(victim, x).x_adv
+        assert bool((victim.logits(found).argmax(1) == action).all())
+    with pytest.raises(UserError, match="actions 0 to 1"):
+        Targeted(target_action=2)(victim, x)
+
+
+def test_timed_keeps_to_its_threshold_and_budget() -> None:
+    agent = untrained()
+    attack = Timed(attack=RandomNoise(epsilon=0.1), budget=0.25).prepare(agent, "CartPole-v1")
+    scores = clean_scores(attack, agent, "CartPole-v1", seed=1_000_003)
+    assert float((scores >= attack.threshold).double().mean()) == pytest.approx(0.25, abs=0.05)
+    victim = Victim.from_agent(agent)
+    x = torch.randn(64, 4) * 0.1
+    p = victim.logits(x).double().softmax(1)
+    moved = attack(victim, x).distance > 0
+    assert torch.equal(moved, p.amax(1) - p.amin(1) >= attack.threshold)
+
+
+@pytest.mark.parametrize("attack", [Critic(), Sarsa(), Timed()])
+def test_classifiers_are_refused(attack: object) -> None:
+    with pytest.raises(UserError, match="agent"):
+        attack(Victim(torch.nn.Linear(4, 3)), torch.rand(2, 4))  # type: ignore[operator]
+
+
+def test_statistics() -> None:
+    assert paired_difference([1.0, 3.0], [0.0, 1.0])[0] == 1.5
+    assert cvar([5.0, 1.0, 3.0]) == 1.0
+    assert newest_frame(gym.spaces.Box(0, 1, (4, 2)), 4).sum() == 2
+
+
+def test_actions_are_disturbed_as_often_as_said() -> None:
+    class Remembering(gym.vector.VectorWrapper):
+        def step(self, actions: np.ndarray) -> tuple:
+            self.actions = actions
+            return self.env.step(actions)
+
+    envs = Remembering(make_vector_env("Pendulum-v1", 400, seed=0))
+    zero = np.zeros((400, 1), np.float32)
+    for mix, low, high in ((False, 0.15, 0.35), (True, 1.0, 1.0)):
+        disturbed = DisturbedActions(envs, 0.25, mix)
+        disturbed.reset(seed=0)
+        disturbed.step(zero)
+        assert low <= (envs.actions != 0).mean() <= high
+        assert np.abs(envs.actions).max() <= (0.5 if mix else 2.0)
+
+
+def test_older_frames_stay_as_they_were_shown() -> None:
+    agent = PPO("CartPole-v1", env_kwargs={"frame_stack": 3}, num_envs=2, seed=0)
+    inner = make_vector_env("CartPole-v1", 2, seed=0, frame_stack=3)
+    envs = PerturbedVectorEnv(inner, agent, RandomNoise(epsilon=0.1), frame_stack=3)
+    before = envs.reset(seed=0)[0].copy()
+    assert np.array_equal(before[:, :2], envs.observations[:, :2])
+    for _ in range(4):
+        now = envs.step(np.array([0, 1]))[0].copy()
+        assert np.array_equal(now[:, :2], before[:, 1:])
+        assert 0 < np.abs(now[:, 2] - envs.observations[:, 2]).max() <= 0.1 + 1e-6
+        before = now
