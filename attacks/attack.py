@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -134,6 +135,20 @@ class Attack:
             queries + 1,
         )
 
+    def prepare(self, agent: Any, env_id: str, env_kwargs: Mapping[str, Any] | None = None, seed: int = 0) -> Attack:
+        """What is to be done before an agent plays under the attack; nothing, for most.
+
+        Args:
+            agent: The victim.
+            env_id: Where it plays.
+            env_kwargs: Arguments of the environment's constructor.
+            seed: Of what is drawn at random.
+
+        Returns:
+            The attack to use.
+        """
+        return self
+
     def run(self, problem: Problem) -> torch.Tensor:
         """Attacked inputs `(B, ...)`; adds to `problem.queries` how often each sample was shown to the victim."""
         raise TypeError(f"{type(self).__name__} lacks a run method")
@@ -184,10 +199,17 @@ class BoundedAttack(Attack):
         Raises:
             UserError: Epsilon does not fit the inputs.
         """
-        std = problem.victim.std
-        if self.unit == "std" and std is None:
+        return self.ball_at(problem.victim, problem.x)
+
+    def ball_at(self, victim: Victim, x: torch.Tensor) -> Ball:
+        """The same, for inputs `(B, ...)` of a victim.
+
+        Raises:
+            UserError: Epsilon does not fit the inputs.
+        """
+        if self.unit == "std" and victim.std is None:
             raise UserError("this victim knows no standard deviations; give epsilon in the units of its inputs")
-        return make_ball(self.norm, self.epsilon, std if self.unit == "std" else None, problem.x)
+        return make_ball(self.norm, self.epsilon, victim.std if self.unit == "std" else None, x)
 
 
 def generator(seed: int, device: torch.device) -> torch.Generator:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 from rltool.agents.evaluation import Evaluation, evaluate, with_masks
@@ -68,10 +67,9 @@ class PerturbedVectorEnv(VectorWrapper):
         if not len(chosen):
             return observations
         # Observations that leave their own space are taken as they are, and stay where they were there.
-        x = torch.from_numpy(observations[chosen].astype(np.float32))
-        outside = x - self.victim.clip(x)
+        x, outside = self.victim.split(observations[chosen])
         attack = replace(self.attack, seed=int(self.rng.integers(2**31)))
-        result = attack(self.victim, x - outside)
+        result = attack(self.victim, x)
         seen = observations.copy()
         seen[chosen] = (result.x_adv + outside).numpy().astype(observations.dtype)
         self.attacked += len(chosen)
@@ -155,6 +153,7 @@ def attack_agent(
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, not {episodes}")
     options = {"infos": False, **with_masks(agent, env_kwargs)}
+    attack = attack.prepare(agent, env_id, env_kwargs, seed)
     envs = make_vector_env(env_id, min(episodes, 32), seed=seed, **options)
     try:
         perturbed = PerturbedVectorEnv(envs, agent, attack, fraction, seed)

@@ -152,6 +152,12 @@ class Victim:
         """Inputs within the bounds."""
         return x.clamp(self.low.to(x), self.high.to(x))
 
+    def split(self, observations: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Observations within the bounds, and how far they lay outside, which environments do not always keep to."""
+        x = torch.from_numpy(observations.astype(np.float32))
+        inside = self.clip(x)
+        return inside, x - inside
+
     def admissible(self, x: torch.Tensor, x_adv: torch.Tensor) -> torch.Tensor:
         """Attacked inputs as the victim can be shown them: within the bounds, and whole numbers where it needs such.
 

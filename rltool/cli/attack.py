@@ -45,6 +45,16 @@ def attack(
     queries: Annotated[
         int | None, typer.Option("--queries", help="Most queries of a black-box attack.", show_default="1000")
     ] = None,
+    adversary: Annotated[
+        str | None,
+        typer.Option("--adversary", help="Run or file of a learned adversary.", show_default="one is trained"),
+    ] = None,
+    total_timesteps: Annotated[
+        int | None,
+        typer.Option(
+            "--total-timesteps", "-n", help="Budget of an adversary that is trained here.", show_default="100000"
+        ),
+    ] = None,
     episodes: Annotated[int, typer.Option("--episodes", "-e", help="Episodes to play, each way.", min=1)] = 50,
     fraction: Annotated[float, typer.Option("--fraction", help="Share of the timesteps that are attacked.")] = 1.0,
     examples: Annotated[
@@ -68,6 +78,8 @@ def attack(
         "restarts": restarts,
         "loss": loss,
         "queries": queries,
+        "adversary": adversary,
+        "total_timesteps": total_timesteps,
     }
     options = {option: value for option, value in given.items() if value is not None}
     made = make_attack(name, seed=seed, **options)  # First: a wrong option need not wait for the run.
