@@ -288,3 +288,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "LunarLander-v3": IMITATED_LANDER,
     },
 }
+
+# For PPO, where it is hardened: what changes, by the kind of hardening. Each comes with the epsilon it was tuned for.
+HARDENED: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
+    ("robust", "sa"): {
+        "CartPole-v1": {"epsilon": 0.1},
+    },
+}

@@ -100,7 +100,9 @@ class AttackedTraining(Hardening):
 
     def attack(self) -> Attack:
         """What the next rollout is attacked by."""
-        return PGD(loss="margin", steps=self.config.robust_steps, **self.ball())
+        # Of continuous actions, none is broken for good: the further, the better.
+        discrete = self.victim.tolerance is None
+        return PGD(loss="margin", steps=self.config.robust_steps, skip_broken=discrete, **self.ball())
 
     def environments(self, envs: VectorEnv) -> VectorEnv:
         self.perturbed = PerturbedVectorEnv(envs, self.agent, self.attack())
@@ -120,16 +122,18 @@ class AlternatingAdversary(AttackedTraining):
     The adversary has environments of its own, whose timesteps are not counted as the agent's.
     """
 
-    def prepare(self) -> None:
-        if self.agent.env_id is None:
-            raise UserError("an adversary needs environments of its own; give the environment by its id")
-
     @cached_property
     def adversary(self) -> OnPolicyAgent:
-        """The adversary."""
+        """The adversary, made when first needed.
+
+        Raises:
+            UserError: It cannot have environments of its own.
+        """
         agent = self.agent
+        if agent.env_id is None:
+            raise UserError("an adversary needs environments of its own; give the environment by its id")
         options = {"shaping": agent.shaping, "infos": False, **agent.env_kwargs}
-        envs = make_vector_env(str(agent.env_id), OPTIONS["ppo"]["num_envs"], seed=agent.seed, **options)
+        envs = make_vector_env(agent.env_id, OPTIONS["ppo"]["num_envs"], seed=agent.seed, **options)
         attack = LearnedAdversary(epsilon=0.0, unit=self.config.epsilon_unit)
         adversary = make_adversary(
             AdversaryVectorEnv(envs, agent, attack, deterministic=False),
