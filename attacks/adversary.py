@@ -32,8 +32,8 @@ from rltool.training.methods import METHODS
 # Chosen once, on CartPole and Pendulum together.
 OPTIONS: dict[str, dict[str, Any]] = {
     "ppo": {
-        "num_envs": 16,
-        "num_steps": 128,
+        "num_envs": 64,
+        "num_steps": 32,
         "batch_size": 256,
         "num_epochs": 10,
         "learning_rate": 1e-3,
