@@ -18,41 +18,21 @@ import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-from rltool.agents.evaluation import with_masks
+from rltool.agents.evaluation import for_evaluation, with_masks
 from rltool.agents.loading import load_agent
 from rltool.agents.on_policy import OnPolicyAgent
+from rltool.agents.presets import PRESETS
 from rltool.attacks.attack import BoundedAttack, Problem, check_positive
 from rltool.attacks.norms import Norm
 from rltool.attacks.victim import Victim
-from rltool.envs import make_vector_env
+from rltool.envs import get_env_state, make_vector_env, set_env_state
 from rltool.errors import UserError
 from rltool.networks.observations import interchangeable
 from rltool.training.methods import METHODS
 
-# Chosen once, on CartPole and Pendulum together.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "ppo": {
-        "num_envs": 64,
-        "num_steps": 32,
-        "batch_size": 256,
-        "num_epochs": 10,
-        "learning_rate": 1e-3,
-        "learning_rate_schedule": "linear",
-        "log_std_init": -0.5,
-        "normalize_observations": True,
-        "normalize_returns": True,
-    },
-    "a2c": {
-        "num_envs": 16,
-        "num_steps": 16,
-        "learning_rate": 1e-3,
-        "learning_rate_schedule": "linear",
-        "gae_lambda": 0.95,
-        "log_std_init": -0.5,
-        "normalize_observations": True,
-        "normalize_returns": True,
-    },
-}
+# The id by which runs name it: `rltool train ppo ID --env-arg victim=RUN --env-arg epsilon=0.1`.
+ENV_ID = "rltool.attacks.adversary:rltool/Adversary-v0"
+OPTIONS = {algorithm: PRESETS[algorithm][ENV_ID] for algorithm in ("ppo", "a2c")}
 
 
 class AdversaryVectorEnv(VectorWrapper):
@@ -76,6 +56,8 @@ class AdversaryVectorEnv(VectorWrapper):
         UserError: The victim cannot be attacked.
     """
 
+    spec = None  # Its own, which Gymnasium sets, not that of what lies beneath.
+
     def __init__(self, env: VectorEnv, agent: Any, attack: LearnedAdversary, deterministic: bool = True) -> None:
         super().__init__(env)
         self.victim = Victim.from_agent(agent)
@@ -85,6 +67,23 @@ class AdversaryVectorEnv(VectorWrapper):
         self.single_action_space = gym.spaces.Box(-1, 1, env.single_observation_space.shape, np.float32)
         self.action_space = batch_space(self.single_action_space, env.num_envs)
         self.observations = self.seen = np.empty(0)
+
+    @property
+    def unwrapped(self) -> AdversaryVectorEnv:
+        """This environment: what lies beneath it is another one."""
+        return self
+
+    def get_state(self) -> dict[str, Any] | None:
+        """All that it goes on from, as `rltool.envs.get_env_state` gives it; None where that cannot be had."""
+        state = get_env_state(self.env)
+        return None if state is None else {**state, "observations": self.observations.copy()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        inner = dict(state)
+        self.observations = np.array(inner.pop("observations"))
+        if not set_env_state(self.env, inner):
+            raise ValueError("its episodes, played again, took another course")
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Reset."""
@@ -204,3 +203,30 @@ def train_adversary(
         return adversary.learn(attack.total_timesteps)
     finally:
         envs.close()
+
+
+def make_adversary_vector_env(
+    num_envs: int, victim: str, epsilon: float, unit: str = "raw", env: str | None = None
+) -> AdversaryVectorEnv:
+    """The environment `rltool/Adversary-v0`, in which runs train adversaries.
+
+    Args:
+        num_envs: How many are stepped together.
+        victim: The run, or the file, of the victim.
+        epsilon: Radius of the ball of perturbations.
+        unit: `raw` or `std`.
+        env: Where the victim plays; by default where it was trained.
+
+    Raises:
+        UserError: There is no such victim, or it cannot be attacked.
+    """
+    agent = load_agent(victim)
+    where = env or getattr(agent, "env_id", None)
+    if where is None:
+        raise UserError(f"{victim} does not say which environment it plays in; add --env-arg env=ID")
+    env_kwargs = {} if env else for_evaluation(getattr(agent, "env_kwargs", {}))
+    envs = make_vector_env(where, num_envs, **{"infos": False, **with_masks(agent, env_kwargs)})
+    return AdversaryVectorEnv(envs, agent, LearnedAdversary(epsilon=epsilon, unit=unit))
+
+
+gym.register(ENV_ID.partition(":")[2], vector_entry_point="rltool.attacks.adversary:make_adversary_vector_env")

@@ -171,7 +171,6 @@ class AlternatingAdversary(AttackedTraining):
         tensors = dict(state)
         values = json.loads(tensors.pop("values").numpy().tobytes())
         self.adversary.restore(State(tensors, values))
-        self.adversary.env.observations = self.adversary.collector.observation  # type: ignore[attr-defined]
 
 
 KINDS: dict[str, type[Hardening]] = {"sa": SmoothPolicy, "pgd": AttackedTraining, "atla": AlternatingAdversary}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -10,10 +12,12 @@ import pytest
 import torch
 from gymnasium.vector import SyncVectorEnv
 
+import rltool
 from rltool.agents import PPO, Agent
 from rltool.agents.evaluation import evaluate
 from rltool.attacks import AdversaryVectorEnv, LearnedAdversary, PerturbedVectorEnv, RandomNoise, attack_agent
-from rltool.attacks.adversary import make_adversary
+from rltool.attacks.adversary import ENV_ID, make_adversary
+from rltool.cli.main import main
 from rltool.envs import make_vector_env
 from rltool.errors import UserError
 from rltool.networks.distributions import Categorical
@@ -112,7 +116,7 @@ def test_what_the_victim_is_shown_is_what_the_attack_shows_it(agent: Agent) -> N
     attack = LearnedAdversary(epsilon=torch.tensor([0.1, 0.0, 0.2, 0.3]))
     mine, theirs = (make_vector_env("CartPole-v1", 4, seed=1) for _ in range(2))
     envs = AdversaryVectorEnv(mine, agent, attack)
-    adversary = make_adversary(envs, seed=3)
+    adversary = make_adversary(envs, seed=3, batch_size=64)
     envs.reset(seed=1)
     perturbed = PerturbedVectorEnv(theirs, agent, LearnedAdversary(epsilon=attack.epsilon, adversary=adversary))
     seen, _ = perturbed.reset(seed=1)
@@ -166,3 +170,42 @@ def test_bad_input(make: object, sentence: str, agent: Agent) -> None:
 
 def envs_victim(agent: Agent) -> object:
     return AdversaryVectorEnv(make_vector_env("CartPole-v1", 1), agent, LearnedAdversary()).victim
+
+
+def test_a_run_trains_it_and_an_attack_takes_it(
+    agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    agent.save(tmp_path / "victim.safetensors")
+    options = {"total_timesteps": 4_096, "eval_freq": 2_048, "eval_episodes": 2, "save_freq": 2_048}
+    arguments = {"victim": "victim.safetensors", "epsilon": 0.2}
+    run = rltool.train("ppo", ENV_ID, name="adversary", env_kwargs=arguments, **options)
+    assert run.config["config"]["num_envs"] == 64  # There is a preset.
+    assert run.summary["mean_return"] < 0
+
+    command = "attack victim.safetensors --attack learned --epsilon 0.2 --adversary adversary --episodes 4 --json"
+    monkeypatch.setattr("sys.argv", ["rltool", *command.split()])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    report = json.loads(capsys.readouterr().out)
+    again = attack_agent(agent, "CartPole-v1", LearnedAdversary(epsilon=0.2, adversary=run.path), episodes=4)
+    assert report["attacked"] == again.attacked.mean_return
+    assert report["clean"] == again.clean.mean_return
+
+
+def test_its_training_goes_on_bit_for_bit(agent: Agent) -> None:
+    def fresh() -> Agent:
+        envs = make_vector_env("CartPole-v1", 4, seed=0)
+        return make_adversary(AdversaryVectorEnv(envs, agent, LearnedAdversary(epsilon=0.2)), batch_size=64)
+
+    straight, second = fresh().learn(1_024), fresh()
+    first = fresh().learn(1_024, lambda learner, _: learner.timesteps < 512)
+    assert second.restore(first.checkpoint())
+    second.learn(1_024, resume=True)
+    for name, tensor in straight.checkpoint().tensors.items():
+        assert torch.equal(tensor, second.checkpoint().tensors[name]), name
+
+
+def test_a_victim_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run nowhere"):
+        rltool.train("ppo", ENV_ID, env_kwargs={"victim": "nowhere", "epsilon": 0.1}, run_dir=str(tmp_path))
