@@ -111,7 +111,7 @@ ADVERSARY = {
     "log_std_init": -0.5,
     **NORMALIZED,
 }
-ADVERSARY_PPO = {**ADVERSARY, "num_envs": 64, "num_steps": 32, "batch_size": 256, "num_epochs": 10}
+ADVERSARY_PPO = {**ADVERSARY, "num_envs": 32, "num_steps": 64, "batch_size": 256, "num_epochs": 10}
 ADVERSARY_A2C = {**ADVERSARY, "num_envs": 16, "num_steps": 16, "gae_lambda": 0.95}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {

@@ -180,7 +180,7 @@ def test_a_run_trains_it_and_an_attack_takes_it(
     options = {"total_timesteps": 4_096, "eval_freq": 2_048, "eval_episodes": 2, "save_freq": 2_048}
     arguments = {"victim": "victim.safetensors", "epsilon": 0.2}
     run = rltool.train("ppo", ENV_ID, name="adversary", env_kwargs=arguments, **options)
-    assert run.config["config"]["num_envs"] == 64  # There is a preset.
+    assert run.config["config"]["num_envs"] == 32  # There is a preset.
     assert run.summary["mean_return"] < 0
 
     command = "attack victim.safetensors --attack learned --epsilon 0.2 --adversary adversary --episodes 4 --json"
