@@ -174,7 +174,7 @@ def test_weights_are_chosen_by_returns_with_and_without_an_attack(tmp_path: Any)
         run_dir=str(tmp_path),
         **SMALL,
     )
-    assert run.config["config"]["epsilon"] == 0.1  # The preset's.
+    assert run.config["config"]["robust_steps"] == 3  # The preset's.
     assert 9 <= run.summary["best_attacked_return"] <= run.summary["mean_return"]
     rows = [row for row in run.metrics if "eval/attacked_return" in row]
     sums = [row["eval/attacked_return"] + row["eval/mean_return"] for row in rows if row["eval/mean_return"]]
