@@ -60,6 +60,8 @@ class AdversaryVectorEnv(VectorWrapper):
 
     def __init__(self, env: VectorEnv, agent: Any, attack: LearnedAdversary, deterministic: bool = True) -> None:
         super().__init__(env)
+        if agent.policy.has_memory:
+            raise UserError("no adversary can be trained against a policy with memory yet; take --attack mad")
         self.victim = Victim.from_agent(agent)
         self.agent = agent
         self.attack = attack

@@ -161,6 +161,7 @@ def test_attacking_trains_it_first_and_leaves_the_victim_alone(agent: Agent) -> 
         (lambda agent: LearnedAdversary(adversary="nowhere").prepare(agent, "CartPole-v1"), "no run nowhere"),
         (lambda agent: LearnedAdversary(adversary=agent).prepare(agent, "CartPole-v1"), "no adversary of this agent"),
         (lambda agent: LearnedAdversary()(envs_victim(agent), torch.zeros(1, 4)), "has to learn"),
+        (lambda agent: envs_victim(PPO("CartPole-v1", backbone="lstm")), "with memory"),
     ],
 )
 def test_bad_input(make: object, sentence: str, agent: Agent) -> None:
