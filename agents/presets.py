@@ -301,8 +301,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-# For PPO, where it is hardened: what changes, by the kind of hardening. Trained with a larger epsilon than the 0.07 that
-# CartPole can be defended against; with other values of it, give --epsilon.
+# For PPO, where it is hardened: what changes, by the kind of hardening. What it is worth is in `docs/benchmarks.md`.
 HARDENED: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
     ("robust", "sa"): {
         "CartPole-v1": {
