@@ -104,7 +104,7 @@ WALKER_A2C = {
 IMITATED_PENDULUM = {"total_timesteps": 300_000, "gamma": 0.95, "gae_lambda": 0.9, "log_std_init": -0.5}
 IMITATED_LANDER = {"total_timesteps": 500_000, "learning_rate": 1e-3, "num_epochs": 5, "activation": "tanh"}
 
-# An adversary that learns to perturb what another agent sees; chosen on CartPole and Pendulum together.
+# An adversary that learns to perturb what another agent sees, whatever the environment.
 ADVERSARY = {
     "learning_rate": 1e-3,
     "learning_rate_schedule": "linear",

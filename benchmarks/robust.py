@@ -28,7 +28,7 @@ import rltool
 from rltool.agents.presets import HARDENED
 from rltool.attacks import MAD, PGD, LearnedAdversary, RandomNoise, attack_agent
 
-# Where a plain agent falls and a hardened one need not; what it is trained with may be more.
+# Where plain agents begin to fall; what hardened ones are trained with may be more.
 EPSILONS = {"CartPole-v1": 0.07}
 
 
