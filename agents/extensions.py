@@ -19,8 +19,10 @@ from rltool.registry import Registry
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from gymnasium.vector import VectorEnv
     from torch import nn
 
+    from rltool.agents.learner import Metrics
     from rltool.agents.on_policy import OnPolicyAgent, UpdateMetrics
     from rltool.agents.rollout import Rollout
     from rltool.networks import Distribution
@@ -34,6 +36,7 @@ EXTENSIONS.add("reward", "rltool.agents.imitation_config:reward", "the reward th
 EXTENSIONS.add("rnd", "rltool.agents.exploration_config:rnd", "curiosity: rewards for what was seen seldom")
 EXTENSIONS.add("icm", "rltool.agents.exploration_config:icm", "curiosity: rewards for what was not foreseen")
 EXTENSIONS.add("parameter_noise", "rltool.agents.exploration_config:parameter_noise", "noise in the policy's weights")
+EXTENSIONS.add("robust", "rltool.attacks.robust_config:robust", "a policy hardened against perturbed observations")
 EXTENSIONS.add("noisy", "rltool.agents.exploration_config:noisy", "learned noise in the weights of hidden layers")
 
 
@@ -71,6 +74,10 @@ class Extension:
     def prepare(self) -> None:
         """Before training: load what is needed for it, or raise a UserError."""
 
+    def environments(self, envs: VectorEnv) -> VectorEnv:
+        """The environments that rollouts are collected in: those given, or a wrapper around them."""
+        return envs
+
     def around(self) -> AbstractContextManager[Any]:
         """Entered before each rollout and left after its update, also where either fails."""
         return nullcontext()
@@ -89,6 +96,10 @@ class Extension:
 
     def after_update(self, rollout: Rollout) -> UpdateMetrics:
         """Learn from the rollout, too; returns metrics by their `train/` names."""
+        return {}
+
+    def evaluate(self, result: Metrics, episodes: int, seed: int) -> Metrics:
+        """What is added to an evaluation, or replaces it; `score` is what the best weights are chosen by."""
         return {}
 
     def conclude(self, run: Run, progress: Progress) -> dict[str, Any] | None:

@@ -108,8 +108,11 @@ class OnPolicyAgent(Learner):
                 f"the environment does not fit this agent: it has observations {theirs} and actions "
                 f"{self.env.single_action_space}, not {mine} and {self.action_space}"
             )
+        envs = self.env
+        for extension in self.extensions.values():
+            envs = extension.environments(envs)
         return RolloutCollector(
-            self.env,
+            envs,
             environment_actions(self.action_space),
             self.policy.initial_state(self.env.num_envs),
             self.config.sequence_length,
@@ -225,6 +228,8 @@ class OnPolicyAgent(Learner):
 
     def evaluate(self, episodes: int, seed: int) -> Metrics:
         result = super().evaluate(episodes, seed)
+        for extension in self.extensions.values():
+            result |= extension.evaluate(result, episodes, seed)
         # Rewards that were not learned from choose no weights: the latest are the best.
         return result | {"score": 0.0} if self.replaces_rewards else result
 

@@ -104,6 +104,16 @@ WALKER_A2C = {
 IMITATED_PENDULUM = {"total_timesteps": 300_000, "gamma": 0.95, "gae_lambda": 0.9, "log_std_init": -0.5}
 IMITATED_LANDER = {"total_timesteps": 500_000, "learning_rate": 1e-3, "num_epochs": 5, "activation": "tanh"}
 
+# An adversary that learns to perturb what another agent sees, whatever the environment.
+ADVERSARY = {
+    "learning_rate": 1e-3,
+    "learning_rate_schedule": "linear",
+    "log_std_init": -0.5,
+    **NORMALIZED,
+}
+ADVERSARY_PPO = {**ADVERSARY, "num_envs": 32, "num_steps": 64, "batch_size": 256, "num_epochs": 10}
+ADVERSARY_A2C = {**ADVERSARY, "num_envs": 16, "num_steps": 16, "gae_lambda": 0.95}
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "reinforce": {
         "CartPole-v1": {
@@ -115,6 +125,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "a2c": {
+        "rltool.attacks.adversary:rltool/Adversary-v0": ADVERSARY_A2C,
         "ALE/Pong-v5": ATARI_A2C,
         "ALE/Breakout-v5": ATARI_A2C,
         "CartPole-v1": {
@@ -201,6 +212,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "ppo": {
+        "rltool.attacks.adversary:rltool/Adversary-v0": ADVERSARY_PPO,
         "ALE/Pong-v5": ATARI_PPO,
         "ALE/Breakout-v5": ATARI_PPO,
         "CartPole-v1": {
@@ -300,5 +312,17 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "airl": {
         "Pendulum-v1": IMITATED_PENDULUM,
         "LunarLander-v3": IMITATED_LANDER,
+    },
+}
+
+# For PPO, where it is hardened: what changes, by the kind of hardening. What it is worth is in `docs/benchmarks.md`.
+HARDENED: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
+    ("robust", "sa"): {
+        "CartPole-v1": {
+            "total_timesteps": 200_000,
+            "epsilon": 0.1,
+            "robust_kappa": 0.3,
+            "robust_steps": 3,
+        },
     },
 }

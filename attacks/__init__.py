@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 from rltool.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from rltool.attacks.adversary import AdversaryVectorEnv as AdversaryVectorEnv
+    from rltool.attacks.adversary import LearnedAdversary as LearnedAdversary
+    from rltool.attacks.adversary import train_adversary as train_adversary
     from rltool.attacks.apgd import APGD as APGD
     from rltool.attacks.attack import Attack as Attack
     from rltool.attacks.attack import AttackResult as AttackResult
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "adversary": ["AdversaryVectorEnv", "LearnedAdversary", "train_adversary"],
         "apgd": ["APGD"],
         "attack": ["Attack", "AttackResult"],
         "classifiers": ["AttackedAccuracy", "attack_classifier"],

@@ -9,6 +9,7 @@ ATTACKS.add("ifgsm", "rltool.attacks.gradient:IFGSM", "many small such steps fro
 ATTACKS.add("mifgsm", "rltool.attacks.gradient:MIFGSM", "such steps with momentum")
 ATTACKS.add("pgd", "rltool.attacks.gradient:PGD", "such steps from random starts, projected on the ball")
 ATTACKS.add("mad", "rltool.attacks.gradient:MAD", "PGD that drives the policy's actions as far away as it can")
+ATTACKS.add("learned", "rltool.attacks.adversary:LearnedAdversary", "an agent that learns to perturb what another sees")
 ATTACKS.add("apgd", "rltool.attacks.apgd:APGD", "PGD that chooses its own step sizes")
 ATTACKS.add("square", "rltool.attacks.square:Square", "random search that asks for outputs alone")
 ATTACKS.add("nes", "rltool.attacks.nes:NES", "PGD along a gradient estimated from outputs alone (NES, SPSA)")

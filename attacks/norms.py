@@ -43,6 +43,12 @@ class Ball:
             return _project(delta, self.norm, self.epsilon)
         return _project(delta / self.scale, self.norm, self.epsilon) * self.scale
 
+    def radii(self, like: torch.Tensor) -> torch.Tensor:
+        """How far each feature alone may move, broadcast to the shape of `like` `(B, ...)`."""
+        return (
+            torch.full_like(like, self.epsilon) if self.scale is None else (self.epsilon * self.scale).expand_as(like)
+        )
+
     def sample(self, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Perturbations drawn uniformly from the ball, of the shape of `like` `(B, ...)`."""
         delta = _sample(like, self.norm, self.epsilon, generator)

@@ -68,6 +68,7 @@ class PerturbedVectorEnv(VectorWrapper):
         self.rng = np.random.default_rng(seed)
         self.mode = AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         self.steps = self.attacked = self.flipped = self.queries = 0
+        self.observations = self.seen = np.empty(0)
         self.resetting = np.zeros(env.num_envs, dtype=bool)
         self.frame_stack = frame_stack
         self.axis = frame_axis(env.single_observation_space)

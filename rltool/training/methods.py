@@ -39,6 +39,7 @@ class Method:
             `learn`, `save`, `checkpoint`, `restore` and `evaluate`, as `rltool.agents.OnPolicyAgent` has.
         data: What it is trained on, as shown in help: "ENV".
         presets: Tuned options by DATA; they may set options of the run, too.
+        variants: By an option's name and value, what the presets are changed by where it is given: options by DATA.
         training_metric: Column of metrics.csv that says how well training goes.
         evaluation_metric: The figure that an evaluation is about.
         run: Options of a run, where this method has other defaults for them.
@@ -48,6 +49,7 @@ class Method:
     learner: str
     data: str = "ENV"
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    variants: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     run: type[RunConfig] = RunConfig
     training_metric: str = "rollout/ep_rew_mean"
     evaluation_metric: str = "mean_return"

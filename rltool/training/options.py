@@ -31,7 +31,10 @@ def resolve_options(method: Method, data: str, options: Mapping[str, Any]) -> tu
             raise unknown("option", name, fields)
     if options.get("epochs") is not None and "total_timesteps" in options:
         raise UserError("the budget is given twice; leave out either epochs or total-timesteps")
-    tuned = method.presets.get(preset, {})
+    tuned = dict(method.presets.get(preset, {}))
+    for (name, value), variant in method.variants.items():
+        if options.get(name) == value:
+            tuned |= variant.get(preset, {})
     # Arguments of the environment add to the preset's: a game still has its frames stacked.
     arguments = options.get("env_kwargs", {})
     if isinstance(arguments, Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import rltool
 from rltool.errors import UserError, unknown
 from rltool.lazy import lazy_exports
 from rltool.registry import Registry
-from rltool.training.methods import METHODS
+from rltool.training.methods import METHODS, Method
 from rltool.training.options import resolve_options
 from rltool.validation import validate
 
@@ -243,5 +244,30 @@ def test_every_preset_is_valid_and_belongs_to_an_environment(method):
     for name in known.presets:
         run, config, preset = resolve_options(known, name, {})
         assert preset == name
-        assert name in ids or name.startswith("ALE/")  # Atari's are there with the extra of that name.
+        # Atari's are there with the extra of that name; those of a module are registered when it is imported.
+        assert name in ids or name.startswith("ALE/") or importlib.util.find_spec(name.partition(":")[0])
         assert run.total_timesteps % config.num_envs == 0
+
+
+def test_an_option_brings_its_own_preset():
+    known = METHODS["ppo"].load()
+    tuned = {"Env-v0": {"num_envs": 4, "gamma": 0.9}}
+    hardened = {("robust", "sa"): {"Env-v0": {"epsilon": 0.3, "gamma": 0.8}}}
+    method = Method(known.config, known.learner, presets=tuned, variants=hardened)
+    assert resolve_options(method, "Env-v0", {})[1].gamma == 0.9
+    config = resolve_options(method, "Env-v0", {"robust": "sa"})[1]
+    assert (config.num_envs, config.gamma, config.epsilon) == (4, 0.8, 0.3)
+    assert resolve_options(method, "Env-v0", {"robust": "sa", "epsilon": 0.1})[1].epsilon == 0.1
+    for options in ({"robust": "pgd"}, {"robust": "sa", "preset": "none"}):
+        with pytest.raises(UserError, match="add --epsilon"):
+            resolve_options(method, "Env-v0", options)
+
+
+def test_every_preset_of_hardened_agents_is_valid():
+    known = METHODS["ppo"].load()
+    for (option, kind), presets in known.variants.items():
+        for name in presets:
+            assert name in known.presets  # Otherwise nobody would look here.
+            run, config, _ = resolve_options(known, name, {option: kind})
+            assert config.epsilon > 0
+            assert run.total_timesteps % config.num_envs == 0

@@ -1,0 +1,49 @@
+"""Options of agents that are hardened against attacks on what they see; free of torch."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from rltool.agents.extensions import ExtensionKind
+
+
+class RobustConfig(BaseModel):
+    """Options of hardening."""
+
+    panel: ClassVar[str] = "Robustness"
+
+    robust: Literal["sa", "pgd", "atla"] | None = Field(
+        None,
+        description="Harden the policy: sa (a penalty on how far its actions can be moved within epsilon), pgd (it "
+        "learns from observations that are attacked), atla (from those that a learned adversary attacks, which learns "
+        "with it).",
+    )
+    epsilon: PositiveFloat | None = Field(None, description="How far each feature of an observation may be moved.")
+    epsilon_unit: Literal["raw", "std"] = Field(
+        "raw", description="Unit of epsilon: the observation's own, or standard deviations of what was seen so far."
+    )
+    robust_ramp: float = Field(
+        0.5, ge=0, le=1, description="Part of the training in which epsilon grows from 0 to its full size."
+    )
+    robust_steps: PositiveInt = Field(5, description="Steps of the attack that the policy is trained against.")
+    robust_kappa: NonNegativeFloat = Field(
+        1.0, description="(sa) Weight of the penalty, the divergence of the policy from itself under attack."
+    )
+    robust_share: PositiveFloat = Field(
+        1.0, description="(atla) Timesteps that the adversary learns from for each of the policy's."
+    )
+
+    @model_validator(mode="after")
+    def _epsilon_has_a_use(self) -> RobustConfig:
+        if self.robust is not None and self.epsilon is None:
+            raise ValueError("robust needs to know how far observations may be moved; add --epsilon, as --epsilon 0.1")
+        if self.robust is None and (self.epsilon is not None or self.epsilon_unit != "raw"):
+            raise ValueError("epsilon does nothing without --robust; add --robust sa")
+        if self.epsilon_unit == "std" and not getattr(self, "normalize_observations", False):
+            raise ValueError("epsilon-unit std is that of the running statistics; add --normalize-observations")
+        return self
+
+
+robust = ExtensionKind(RobustConfig, "rltool.attacks.robust:harden")

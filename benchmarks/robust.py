@@ -1,0 +1,123 @@
+"""Agents with and without hardening, each under the strongest of several attacks.
+
+    python benchmarks/robust.py [--seeds 5] [--envs CartPole-v1 ...] [--kinds sa ...] [--episodes 50] [--processes 1]
+
+Agents are trained with the presets, `rltool train ppo ENV` and `rltool train ppo ENV --robust KIND`, and attacked
+within one epsilon: by noise, PGD on the margin, MAD, and an adversary trained
+against that very agent. What counts is the lowest of the mean returns. Scores are normalized,
+(return - random) / (clean - random), where `clean` is the median of the plain agents without an attack.
+
+Runs lie in FOLDER and are not trained again if they are there. Results go into `benchmarks/results/robust-agents.json`
+and `docs/benchmarks.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from publishing import ROOT, Row, publish, report
+from rl import EVALUATION_SEED
+
+import rltool
+from rltool.agents.presets import HARDENED
+from rltool.attacks import MAD, PGD, LearnedAdversary, RandomNoise, attack_agent
+
+# Where plain agents begin to fall; what hardened ones are trained with may be more.
+EPSILONS = {"CartPole-v1": 0.07}
+
+
+def train(env: str, kind: str, seed: int, work: Path) -> rltool.Run:
+    """A finished run, perhaps from before."""
+    name = f"{env}-{kind}-{seed}"
+    if (work / name / "summary.json").exists():
+        return rltool.load(work / name)
+    options = {} if kind == "plain" else {"robust": kind}
+    return rltool.train("ppo", env, seed=seed, run_dir=str(work), name=name, save_freq=0, **options)
+
+
+def measure(seed: int, env: str, kind: str, work: Path, episodes: int) -> dict[str, Any]:
+    """The mean returns of one agent: without an attack, under each, and of random actions."""
+    torch.set_num_threads(1)
+    run = train(env, kind, seed, work)
+    epsilon = EPSILONS[env]
+    attacks = {
+        "random": RandomNoise(epsilon=epsilon),
+        "pgd": PGD(loss="margin", steps=10, epsilon=epsilon),
+        "mad": MAD(epsilon=epsilon),
+        "learned": LearnedAdversary(epsilon=epsilon),
+    }
+    played = {
+        name: attack_agent(run.agent, env, attack, episodes, EVALUATION_SEED + seed) for name, attack in attacks.items()
+    }
+    first = played["random"]
+    returns = {name: each.attacked.mean_return for name, each in played.items()}
+    return {
+        "seed": seed,
+        "clean": first.clean.mean_return,
+        "actions_at_random": first.random.mean_return,
+        **returns,
+        "strongest": min(returns.values()),
+        "seconds": run.summary["seconds"],
+        "total_timesteps": run.summary["total_timesteps"],
+    }
+
+
+def cells(measured: list[dict[str, Any]], epsilon: float) -> dict[str, str]:
+    """Medians over seeds."""
+
+    def median(name: str) -> str:
+        return f"{statistics.median(m[name] for m in measured):,.0f}"
+
+    scores = [m["figure"] for m in measured]
+    return {
+        "epsilon": f"{epsilon:g}",
+        "seeds": str(len(measured)),
+        **{name: median(name) for name in ("clean", "random", "pgd", "mad", "learned")},
+        "score without": f"{statistics.median(m['score_without'] for m in measured):.2f}",
+        "score under the strongest": f"{statistics.median(scores):.2f} ({min(scores):.2f} to {max(scores):.2f})",
+        "timesteps": f"{max(m['total_timesteps'] for m in measured):,}",
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--envs", nargs="+", default=list(EPSILONS), metavar="ENV", help="only these")
+    parser.add_argument("--kinds", nargs="+", metavar="KIND", help="only these, and plain")
+    parser.add_argument("--episodes", type=int, default=50, help="of each attack")
+    parser.add_argument("--processes", type=int, default=1, help="agents that are measured at a time")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "robust", help="folder of the runs")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the JSON files")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md", help="page with the tables")
+    args = parser.parse_args()
+    rows: list[Row] = []
+    for env in args.envs:
+        kinds = [kind for (_, kind), presets in HARDENED.items() if env in presets]
+        kinds = [kind for kind in kinds if args.kinds is None or kind in args.kinds]
+        clean = None
+        for kind in ["plain", *kinds]:
+            with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
+                same = (env, kind, args.work, args.episodes)
+                measured = list(pool.map(measure, range(args.seeds), *([each] * args.seeds for each in same)))
+            print(kind, env, *measured, sep="\n", flush=True)
+            if clean is None:
+                clean = statistics.median(m["clean"] for m in measured)
+            for m in measured:
+                low = m["actions_at_random"]
+                m["figure"] = (m["strongest"] - low) / (clean - low)
+                m["score_without"] = (m["clean"] - low) / (clean - low)
+            row: Row = (f"{env}, {kind}", {"rltool": measured}, cells(measured, EPSILONS[env]))
+            publish("agents", row, args.out, args.page, script="robust")
+            rows.append(row)
+    report("agents", rows)
+
+
+if __name__ == "__main__":
+    main()

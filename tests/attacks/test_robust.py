@@ -1,0 +1,209 @@
+"""Agents that are hardened while they learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import rltool
+from rltool.agents import A2C, PPO, REINFORCE
+from rltool.agents.on_policy import OnPolicyAgent
+from rltool.attacks import AdversaryVectorEnv, PerturbedVectorEnv, RandomNoise
+from rltool.attacks.robust import AlternatingAdversary, AttackedTraining, divergence
+from rltool.errors import UserError
+
+SMALL = {"num_envs": 4, "num_steps": 64, "batch_size": 64, "num_epochs": 2}
+
+
+class Wide(gym.Env):
+    """Observations without bounds, and one continuous action."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.t = 0
+        return self.np_random.normal(size=3).astype(np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.t += 1
+        return self.np_random.normal(size=3).astype(np.float32), float(action[0]), False, self.t == 10, {}
+
+
+def hardened(kind: str, env: Any = "CartPole-v1", learner: type[OnPolicyAgent] = PPO, **options: Any) -> Any:
+    small = {} if learner is not PPO else SMALL if isinstance(env, str) else {"num_steps": 64}
+    return learner(env, robust=kind, **{"epsilon": 0.1, "robust_ramp": 0.0, **small, **options})
+
+
+def test_the_penalty_of_a_constant_policy_is_zero() -> None:
+    for env in ("CartPole-v1", Wide()):
+        agent = hardened("sa", env)
+        observations = torch.randn(16, *agent.observation_space.shape) / 10
+        penalty = agent.extensions["robust"].loss_term
+        assert penalty(observations, agent.policy.distribution(observations)) > 0
+        with torch.no_grad():
+            for name, parameter in agent.policy.action_head.named_parameters():
+                if name.endswith("weight"):
+                    parameter.zero_()
+        assert penalty(observations, agent.policy.distribution(observations)) == 0
+
+
+def test_the_penalty_of_a_linear_policy_is_that_of_the_corner() -> None:
+    agent = hardened("sa", Wide(), hidden_sizes=(), epsilon=0.3, robust_kappa=2.0, log_std_init=-1.0)
+    weight = torch.tensor([[0.5, -2.0, 1.0]])
+    with torch.no_grad():
+        agent.policy.action_head.linear.weight.copy_(weight)
+    observations = torch.randn(32, 3)
+    distribution = agent.policy.distribution(observations)
+    penalty = agent.extensions["robust"].loss_term(observations, distribution)
+    furthest = 0.3 * weight.abs().sum()
+    assert penalty.item() == pytest.approx(2.0 * 0.5 * (furthest / np.exp(-1)).item() ** 2, rel=1e-4)
+    (gradient,) = torch.autograd.grad(penalty, agent.policy.action_head.linear.weight)
+    expected = 2.0 * furthest * 0.3 * weight.sign() / np.exp(-2)
+    torch.testing.assert_close(gradient, expected.to(gradient), rtol=1e-4, atol=1e-5)
+
+
+def test_the_penalty_is_more_than_noise_comes_to() -> None:
+    agent = hardened("sa", epsilon=0.2, seed=3)
+    with torch.no_grad():
+        agent.policy.action_head.linear.weight.mul_(100.0)
+    observations = torch.randn(64, 4) / 10
+    victim, policy = agent.extensions["robust"].victim, agent.policy
+    with torch.no_grad():
+        clean = policy.distribution(observations)
+        noisy = policy.distribution(RandomNoise(epsilon=0.2)(victim, observations).x_adv)
+        assert agent.extensions["robust"].loss_term(observations, clean) > 2 * divergence(clean, noisy).mean()
+
+
+def test_divergence() -> None:
+    logits = torch.randn(2, 5, 3)
+    one, two = (rltool.networks.distributions.Categorical(each) for each in logits)
+    expected = torch.distributions.kl_divergence(*(torch.distributions.Categorical(logits=each) for each in logits))
+    torch.testing.assert_close(divergence(one, two), expected)
+    means, log_std = torch.randn(2, 5, 2), torch.tensor([-1.0, 0.5])
+    normals = [torch.distributions.Normal(mean, log_std.exp()) for mean in means]
+    one, two = (rltool.networks.distributions.DiagonalGaussian(mean, log_std) for mean in means)
+    torch.testing.assert_close(divergence(one, two), torch.distributions.kl_divergence(*normals).sum(1))
+
+
+def test_epsilon_grows_over_the_first_part() -> None:
+    agent = hardened("sa", epsilon=0.4, robust_ramp=0.5)
+    seen = []
+    agent.learn(2_048, lambda learner, metrics: seen.append((learner.timesteps, metrics["robust_epsilon"])))
+    # Metrics are of an update, and made before its timesteps are counted.
+    assert seen == [(t, pytest.approx(0.4 * min(1, (t - 256) / 1_024))) for t in range(256, 2_049, 256)]
+
+
+def test_observations_of_training_are_attacked() -> None:
+    plain, attacked = PPO("CartPole-v1", **SMALL), hardened("pgd")
+    envs = attacked.collector.env
+    assert isinstance(attacked.extensions["robust"], AttackedTraining)
+    assert isinstance(envs, PerturbedVectorEnv)
+    for agent in (plain, attacked):
+        agent.learn(256)
+    difference = np.abs(attacked.collector.observation - envs.observations)
+    assert 0.099 < difference.max() <= 0.1 + 1e-6
+    assert envs.attacked == 4 * 65
+    assert envs.attack.epsilon == 0.1
+
+
+@pytest.mark.parametrize("kind", ["sa", "pgd", "atla"])
+def test_resuming_is_exact(kind: str) -> None:
+    options = {"robust_ramp": 0.5, "robust_share": 8.0} if kind == "atla" else {"robust_ramp": 0.5}
+    whole, first, second = (hardened(kind, seed=4, **options) for _ in range(3))
+    whole.learn(1_024)
+    kept = []
+    first.learn(1_024, lambda learner, _: kept.append(learner.checkpoint()) or len(kept) < 2)
+    assert second.restore(kept[-1])
+    second.learn(1_024, resume=True)
+    for name, tensor in whole.policy.state_dict().items():
+        assert torch.equal(tensor, second.policy.state_dict()[name]), name
+    ours, theirs = whole.checkpoint(), second.checkpoint()
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    for name, tensor in ours.tensors.items():
+        assert torch.equal(tensor, theirs.tensors[name]), name
+    if kind == "atla":
+        adversary = whole.extensions["robust"].adversary
+        assert adversary.timesteps == 6_144
+        assert any(name.startswith("extension.robust.policy.") for name in ours.tensors)
+
+
+def test_the_adversary_learns_with_the_policy() -> None:
+    agent = hardened("atla", robust_share=8.0, epsilon=0.3)
+    extension = agent.extensions["robust"]
+    assert isinstance(extension, AlternatingAdversary)
+    before = {name: tensor.clone() for name, tensor in extension.adversary.policy.state_dict().items()}
+    agent.learn(512)
+    after = extension.adversary.policy.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in after)
+    envs = extension.adversary.env
+    assert isinstance(envs, AdversaryVectorEnv)
+    assert envs.agent is agent
+    assert envs.attack.epsilon == agent.collector.env.attack.epsilon == 0.3
+    assert agent.timesteps == 512
+
+
+@pytest.mark.parametrize("learner", [A2C, REINFORCE])
+@pytest.mark.parametrize("kind", ["sa", "pgd"])
+def test_other_algorithms(learner: type[OnPolicyAgent], kind: str) -> None:
+    agent = hardened(kind, learner=learner)
+    agent.learn(200)
+    assert agent.timesteps >= 200
+
+
+def test_continuous_actions_in_standard_deviations() -> None:
+    options = {"normalize_observations": True, "epsilon_unit": "std", "epsilon": 0.3}
+    for kind in ("sa", "pgd", "atla"):
+        agent = hardened(kind, "Pendulum-v1", robust_share=8.0, **options).learn(768)
+        assert all(tensor.isfinite().all() for tensor in agent.policy.state_dict().values())
+
+
+def test_weights_are_chosen_by_returns_with_and_without_an_attack(tmp_path: Any) -> None:
+    run = rltool.train(
+        "ppo",
+        "CartPole-v1",
+        total_timesteps=2_048,
+        robust="sa",
+        eval_freq=1_024,
+        eval_episodes=4,
+        run_dir=str(tmp_path),
+        **SMALL,
+    )
+    assert run.config["config"]["robust_steps"] == 3  # The preset's.
+    assert 9 <= run.summary["best_attacked_return"] <= run.summary["mean_return"]
+    rows = [row for row in run.metrics if "eval/attacked_return" in row]
+    sums = [row["eval/attacked_return"] + row["eval/mean_return"] for row in rows if row["eval/mean_return"]]
+    assert run.summary["best_attacked_return"] + run.summary["mean_return"] == pytest.approx(max(sums))
+
+
+def test_memory_is_refused() -> None:
+    with pytest.raises(UserError, match="memory cannot be hardened"):
+        hardened("sa", backbone="lstm")
+
+
+def test_an_adversary_needs_an_environment_by_its_id() -> None:
+    with pytest.raises(UserError, match="by its id"):
+        hardened("atla", Wide()).learn(64)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"robust": "sa", "preset": "none"}, "add --epsilon"),
+        ({"robust": "sa", "epsilon": -0.1}, "epsilon"),
+        ({"robust": "sa", "epsilon": float("nan")}, "epsilon"),
+        ({"robust": "no", "epsilon": 0.1}, "'sa', 'pgd' or 'atla'"),
+        ({"epsilon": 0.1}, "nothing without --robust"),
+        ({"robust_kappa": 3.0}, "robust-kappa does nothing without --robust"),
+        ({"robust": "sa", "epsilon": 0.1, "epsilon_unit": "std"}, "--normalize-observations"),
+    ],
+)
+def test_bad_input(options: dict[str, Any], sentence: str, tmp_path: Any) -> None:
+    with pytest.raises(UserError, match=sentence):
+        rltool.train("ppo", "CartPole-v1", total_timesteps=64, run_dir=str(tmp_path), **options)
+    assert not list(tmp_path.iterdir())
