@@ -1,0 +1,31 @@
+"""Defenses of classifiers: passive ones before the network, certificates, detection, adversarial training."""
+
+from typing import TYPE_CHECKING
+
+from rltool.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from rltool.attacks.defenses.config import DEFENSES as DEFENSES
+    from rltool.attacks.defenses.defense import Defense as Defense
+    from rltool.attacks.defenses.defense import defended as defended
+    from rltool.attacks.defenses.defense import make_defense as make_defense
+    from rltool.attacks.defenses.filters import BitDepth as BitDepth
+    from rltool.attacks.defenses.filters import Median as Median
+    from rltool.attacks.defenses.filters import Smoothing as Smoothing
+    from rltool.attacks.defenses.generative import Autoencoder as Autoencoder
+    from rltool.attacks.defenses.generative import Projection as Projection
+    from rltool.attacks.defenses.jpeg import JPEG as JPEG
+    from rltool.attacks.defenses.randomized import Noise as Noise
+    from rltool.attacks.defenses.randomized import ResizePad as ResizePad
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "config": ["DEFENSES"],
+        "defense": ["Defense", "defended", "make_defense"],
+        "filters": ["BitDepth", "Median", "Smoothing"],
+        "generative": ["Autoencoder", "Projection"],
+        "jpeg": ["JPEG"],
+        "randomized": ["Noise", "ResizePad"],
+    },
+)
