@@ -23,7 +23,8 @@ from rltool.training.checkpoint import State
 Loss = tuple[torch.Tensor, torch.Tensor]  # The mean loss of a minibatch, and the logits (B, classes) it comes from.
 PROBE_STEPS = 10  # Of the attack that robust accuracy is measured by while learning.
 PROBED = 500  # Held-out examples that it is measured on.
-COLLAPSE = 0.5  # A probe below this part of the best one so far means that robustness is lost.
+COLLAPSE = 0.5  # A probe below this part of the best one so far, and clearly so, means that robustness is lost.
+CLEARLY = 0.15
 
 
 class RobustClassifierLearner(ClassifierLearner):
@@ -109,7 +110,7 @@ class RobustClassifierLearner(ClassifierLearner):
         "Fast is better than free", 2020).
         """
         robust = self.robust_accuracy()
-        if robust < COLLAPSE * self.best_probe:
+        if robust < min(COLLAPSE * self.best_probe, self.best_probe - CLEARLY):
             self.model.load_state_dict(self.good)
             self.collapsed = self.converged = True
             return
@@ -125,9 +126,21 @@ class RobustClassifierLearner(ClassifierLearner):
         return 1 - float(attack(self.victim, x, y).success.float().mean())
 
     def evaluate(self, episodes: int = 0, seed: int = 0) -> dict[str, float]:
+        """Accuracy and loss on the held-out examples, and accuracy under attack; this chooses the best weights."""
+        best, stale = self.best, self.stale
+        result = super().evaluate(episodes, seed)
         if self.config.robust == "none":
-            return super().evaluate(episodes, seed)
-        return super().evaluate(episodes, seed)
+            return result
+        robust = self.robust_accuracy()
+        if self.learning:
+            better = robust > best
+            self.best, self.stale = max(robust, best), 0 if better else stale + 1
+            self.converged = self.collapsed or 0 < self.config.patience <= self.stale
+        return {**result, "robust_accuracy": robust, "score": robust}
+
+    def conclude(self, run: Any, progress: Any) -> dict[str, Any]:
+        result = super().conclude(run, progress)
+        return {**result, "collapsed": True} if self.collapsed else result
 
     # State
 

@@ -11,13 +11,13 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from rltool import __version__
-from rltool.cli import attack, demos, diagnose, evaluate, list_, plot, record, reproduce, resume, train
+from rltool.cli import attack, defend, demos, diagnose, evaluate, list_, plot, record, reproduce, resume, train
 from rltool.errors import TrainingError, UserError, unknown
 
 # Typer carries its own click; the base of its usage errors is reached through the one class it exports.
 UsageError: Any = typer.BadParameter.__mro__[2]
 
-VERBS = ["train", "record", "demos", "eval", "attack", "plot", "diagnose", "resume", "reproduce", "list"]
+VERBS = ["train", "record", "demos", "eval", "attack", "defend", "plot", "diagnose", "resume", "reproduce", "list"]
 
 
 class VerbGroup(TyperGroup):
@@ -41,6 +41,7 @@ app.command("demos")(demos.demos)
 app.command("resume")(resume.resume)
 app.command("eval")(evaluate.evaluate)
 app.command("attack")(attack.attack)
+app.command("defend")(defend.defend)
 app.command("plot")(plot.plot)
 app.command("diagnose")(diagnose.diagnose)
 app.command("reproduce")(reproduce.reproduce)
