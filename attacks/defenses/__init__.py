@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 from rltool.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from rltool.attacks.defenses.certified import Certificate as Certificate
+    from rltool.attacks.defenses.certified import SmoothedClassifier as SmoothedClassifier
+    from rltool.attacks.defenses.certified import certify_classifier as certify_classifier
     from rltool.attacks.defenses.config import DEFENSES as DEFENSES
     from rltool.attacks.defenses.defense import Defense as Defense
     from rltool.attacks.defenses.defense import defended as defended
@@ -17,15 +20,21 @@ if TYPE_CHECKING:
     from rltool.attacks.defenses.jpeg import JPEG as JPEG
     from rltool.attacks.defenses.randomized import Noise as Noise
     from rltool.attacks.defenses.randomized import ResizePad as ResizePad
+    from rltool.attacks.defenses.report import DefenseReport as DefenseReport
+    from rltool.attacks.defenses.report import defend_classifier as defend_classifier
+    from rltool.attacks.defenses.training import RobustClassifierLearner as RobustClassifierLearner
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "certified": ["Certificate", "SmoothedClassifier", "certify_classifier"],
         "config": ["DEFENSES"],
         "defense": ["Defense", "defended", "make_defense"],
         "filters": ["BitDepth", "Median", "Smoothing"],
         "generative": ["Autoencoder", "Projection"],
         "jpeg": ["JPEG"],
         "randomized": ["Noise", "ResizePad"],
+        "report": ["DefenseReport", "defend_classifier"],
+        "training": ["RobustClassifierLearner"],
     },
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -40,7 +41,17 @@ def defend(
     eot: Annotated[
         int, typer.Option("--eot", help="Draws of a random defense that each gradient is the mean of.", min=1)
     ] = 10,
-    examples: Annotated[int, typer.Option("--examples", help="Test examples to attack.", min=1)] = 1_000,
+    certify: Annotated[
+        float | None,
+        typer.Option(
+            "--certify", metavar="SIGMA", help="Certify l2 radii by randomized smoothing with such noise instead."
+        ),
+    ] = None,
+    draws: Annotated[int, typer.Option("--draws", help="Noisy copies of each example (--certify).", min=1)] = 1_000,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Draw certified accuracy against the radius (--certify).")
+    ] = None,
+    examples: Annotated[int, typer.Option("--examples", help="Test examples.", min=1)] = 1_000,
     seed: Annotated[int, typer.Option("--seed", help="Seeds attack and defense.", min=0)] = 0,
     json_: AsJson = False,
 ) -> None:
@@ -50,14 +61,13 @@ def defend(
     from rltool.attacks.making import make_attack
     from rltool.cli.options import parse_assignments
 
+    if certify is not None:
+        _certify(_classifier(run), certify, draws, examples, seed, out, json_)
+        return
     made = make_defense(name, seed, **parse_assignments(option or [], "--option", "sigma=0.8"))
     given: dict[str, Any] = {"epsilon": epsilon} | ({} if norm is None else {"norm": norm})
     attack = make_attack(attack_name, seed=seed, **given)
-    classifier = open_classifier(run)
-    if classifier is None:
-        raise UserError(
-            f"{run} is no classifier's run; these defenses are for classifiers, as: rltool train classifier digits"
-        )
+    classifier = _classifier(run)
     report = defend_classifier(classifier, made, attack, examples=examples, bpda=bpda, eot=eot, steps=steps)
     figures = {
         "data": classifier.data,
@@ -74,6 +84,35 @@ def defend(
         print(json.dumps(figures))
     else:
         _print_table(figures)
+
+
+def _classifier(run: str) -> Any:
+    classifier = open_classifier(run)
+    if classifier is None:
+        raise UserError(
+            f"{run} is no classifier's run; these defenses are for classifiers, as: rltool train classifier digits"
+        )
+    return classifier
+
+
+def _certify(
+    classifier: Any, sigma: float, draws: int, examples: int, seed: int, out: Path | None, as_json: bool
+) -> None:
+    from rltool.attacks.defenses.certified import certify_classifier
+
+    report = certify_classifier(classifier, sigma, examples=examples, n=draws, seed=seed)
+    if out is not None:
+        report.plot(out)
+    if as_json:
+        print(json.dumps({"data": classifier.data, **report.as_dict()}))
+        return
+    for radius, accuracy in zip(report.radii, report.certified_accuracy, strict=True):
+        print(f"within {radius:.3f} (l2): {accuracy:.2%}")
+    print(
+        f"accuracy {report.clean:.2%} without noise, {report.smoothed:.2%} smoothed with sigma {sigma:g}, which abstains "
+        f"on {report.abstained:.2%}; mean certified radius {report.mean_radius:.3f}; {report.examples} examples, "
+        f"{report.n} draws each, {report.seconds:.1f} s"
+    )
 
 
 def _print_table(figures: dict[str, Any]) -> None:
