@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from rltool.attacks.defenses.defense import Defense as Defense
     from rltool.attacks.defenses.defense import defended as defended
     from rltool.attacks.defenses.defense import make_defense as make_defense
+    from rltool.attacks.defenses.detection import FeatureSqueezing as FeatureSqueezing
+    from rltool.attacks.defenses.detection import Mahalanobis as Mahalanobis
+    from rltool.attacks.defenses.detection import detect_classifier as detect_classifier
+    from rltool.attacks.defenses.detection import make_detector as make_detector
     from rltool.attacks.defenses.filters import BitDepth as BitDepth
     from rltool.attacks.defenses.filters import Median as Median
     from rltool.attacks.defenses.filters import Smoothing as Smoothing
@@ -30,6 +34,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "certified": ["Certificate", "SmoothedClassifier", "certify_classifier"],
         "config": ["DEFENSES"],
         "defense": ["Defense", "defended", "make_defense"],
+        "detection": ["FeatureSqueezing", "Mahalanobis", "detect_classifier", "make_detector"],
         "filters": ["BitDepth", "Median", "Smoothing"],
         "generative": ["Autoencoder", "Projection"],
         "jpeg": ["JPEG"],

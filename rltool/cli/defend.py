@@ -41,6 +41,13 @@ def defend(
     eot: Annotated[
         int, typer.Option("--eot", help="Draws of a random defense that each gradient is the mean of.", min=1)
     ] = 10,
+    detect: Annotated[
+        Literal["squeezing", "mahalanobis"] | None,
+        typer.Option("--detect", help="Look for attacked examples with such a detector instead."),
+    ] = None,
+    false_positives: Annotated[
+        float, typer.Option("--false-positives", help="Share of clean examples that it may refuse (--detect).")
+    ] = 0.05,
     certify: Annotated[
         float | None,
         typer.Option(
@@ -64,9 +71,12 @@ def defend(
     if certify is not None:
         _certify(_classifier(run), certify, draws, examples, seed, out, json_)
         return
-    made = make_defense(name, seed, **parse_assignments(option or [], "--option", "sigma=0.8"))
     given: dict[str, Any] = {"epsilon": epsilon} | ({} if norm is None else {"norm": norm})
     attack = make_attack(attack_name, seed=seed, **given)
+    if detect is not None:
+        _detect(_classifier(run), detect, false_positives, attack, examples, json_)
+        return
+    made = make_defense(name, seed, **parse_assignments(option or [], "--option", "sigma=0.8"))
     classifier = _classifier(run)
     report = defend_classifier(classifier, made, attack, examples=examples, bpda=bpda, eot=eot, steps=steps)
     figures = {
@@ -109,9 +119,24 @@ def _certify(
     for radius, accuracy in zip(report.radii, report.certified_accuracy, strict=True):
         print(f"within {radius:.3f} (l2): {accuracy:.2%}")
     print(
-        f"accuracy {report.clean:.2%} without noise, {report.smoothed:.2%} smoothed with sigma {sigma:g}, which abstains "
-        f"on {report.abstained:.2%}; mean certified radius {report.mean_radius:.3f}; {report.examples} examples, "
-        f"{report.n} draws each, {report.seconds:.1f} s"
+        f"accuracy {report.clean:.2%} without noise, {report.smoothed:.2%} smoothed with sigma {sigma:g}, which "
+        f"abstains on {report.abstained:.2%}; mean certified radius {report.mean_radius:.3f}; "
+        f"{report.examples} examples, {report.n} draws each, {report.seconds:.1f} s"
+    )
+
+
+def _detect(classifier: Any, name: str, false_positives: float, attack: Any, examples: int, as_json: bool) -> None:
+    from rltool.attacks.defenses.detection import detect_classifier, make_detector
+
+    report = detect_classifier(classifier, make_detector(name, classifier, false_positives), attack, examples)
+    if as_json:
+        print(json.dumps({"data": classifier.data, "detector": name, "epsilon": attack.epsilon, **report.as_dict()}))
+        return
+    print(
+        f"{name} on {classifier.data}: {report.false_positives:.2%} of the clean examples are refused; of what "
+        f"fools the classifier without knowing of the detector, {report.detected:.2%} (AUC {report.auc:.3f}). Wrong and not "
+        f"refused: {report.undetected_static:.2%} under that attack, {report.undetected_adaptive:.2%} under one that "
+        f"knows of it; {report.examples} examples, {report.seconds:.1f} s"
     )
 
 
