@@ -134,9 +134,9 @@ def _detect(classifier: Any, name: str, false_positives: float, attack: Any, exa
         return
     print(
         f"{name} on {classifier.data}: {report.false_positives:.2%} of the clean examples are refused; of what "
-        f"fools the classifier without knowing of the detector, {report.detected:.2%} (AUC {report.auc:.3f}). Wrong and not "
-        f"refused: {report.undetected_static:.2%} under that attack, {report.undetected_adaptive:.2%} under one that "
-        f"knows of it; {report.examples} examples, {report.seconds:.1f} s"
+        f"fools the classifier without knowing of the detector, {report.detected:.2%} (AUC {report.auc:.3f}). "
+        f"Wrong and not refused: {report.undetected_static:.2%} under that attack, {report.undetected_adaptive:.2%} "
+        f"under one that knows of it; {report.examples} examples, {report.seconds:.1f} s"
     )
 
 
