@@ -68,6 +68,14 @@ def attacks() -> None:
     _table("attacks", ["attack", "what it does"], [[entry.name, entry.summary] for entry in ATTACKS])
 
 
+@app.command("defenses")
+def defenses() -> None:
+    """Defenses that `rltool defend --with` takes, with their options."""
+    from rltool.attacks.defenses.config import DEFENSES
+
+    _table("defenses", ["defense", "what it does"], [[entry.name, entry.summary] for entry in DEFENSES])
+
+
 @app.command("datasets")
 def datasets() -> None:
     """Data sets that classifiers are trained on; a file `.npz`, or a folder of images, is one, too."""

@@ -14,6 +14,7 @@ from rltool import __version__
 from rltool.cli import (
     attack,
     check,
+    defend,
     demos,
     diagnose,
     evaluate,
@@ -36,6 +37,7 @@ VERBS = [
     "demos",
     "eval",
     "attack",
+    "defend",
     "robustness",
     "check",
     "plot",
@@ -67,6 +69,7 @@ app.command("demos")(demos.demos)
 app.command("resume")(resume.resume)
 app.command("eval")(evaluate.evaluate)
 app.command("attack", cls=attack.AttackCommand)(attack.attack)
+app.command("defend")(defend.defend)
 app.command("robustness")(robustness.robustness)
 app.command("check")(check.check)
 app.command("plot")(plot.plot)

@@ -150,7 +150,7 @@ def given_options(config: type[BaseModel], values: dict[str, Any]) -> dict[str, 
     return options
 
 
-def parse_assignments(pairs: list[str]) -> dict[str, Any]:
+def parse_assignments(pairs: list[str], flag: str = "--env-arg", example: str = "g=9.81") -> dict[str, Any]:
     """`key=value` pairs as arguments; values are numbers, true, false or null where they read as such, else text.
 
     Raises:
@@ -162,7 +162,7 @@ def parse_assignments(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
-            raise UserError(f"--env-arg takes name=value, as --env-arg g=9.81; not '{pair}'")
+            raise UserError(f"{flag} takes name=value, as {flag} {example}; not '{pair}'")
         try:
             arguments[key] = json.loads(value)
         except ValueError:

@@ -49,6 +49,7 @@ class ClassifierLearner:
     """
 
     method = "classifier"
+    config_class: type[ClassifierConfig] = ClassifierConfig
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class ClassifierLearner:
     ) -> None:
         if env_kwargs:
             raise UserError("a classifier has no environment to give arguments to; leave --env-arg out")
-        self.data, self.config, self.seed = data, config or ClassifierConfig(), seed
+        self.data, self.config, self.seed = data, config or self.config_class(), seed
         self.device = find_device(device)
         self.timesteps = self.total_timesteps = self.updates = self.stale = 0
         self.learning, self.converged, self.frozen_until = False, False, 0
@@ -313,13 +314,13 @@ class ClassifierLearner:
         if values.get("method") != cls.method:
             raise UserError(f"{path} holds no {cls.method}; load it with rltool.load")
         shape = (tuple(values["shape"]), values["num_classes"])
-        config = validate(ClassifierConfig, values["config"])
+        config = validate(cls.config_class, values["config"])
         learner = cls(values["data"], config, seed=values["seed"], device=device, shape=shape)
         learner.model.load_state_dict(state.tensors)
         learner.model.eval()
         return learner
 
-    KEPT = ("timesteps", "total_timesteps", "updates", "converged", "stale")
+    KEPT: tuple[str, ...] = ("timesteps", "total_timesteps", "updates", "converged", "stale")
 
     def checkpoint(self) -> State:
         """Everything that training goes on from, as one object."""

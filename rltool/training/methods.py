@@ -26,7 +26,9 @@ METHODS.add("gail", "rltool.agents.methods:gail", "imitation by a discriminator 
 METHODS.add("airl", "rltool.agents.methods:airl", "inverse RL by such a discriminator: recovers a reward of states")
 METHODS.add("maxent-irl", "rltool.agents.methods:maxent_irl", "inverse RL, exact where the transition table is known")
 
-METHODS.add("classifier", "rltool.supervised.methods:classifier", "supervised learning of labels, from a data set")
+METHODS.add(
+    "classifier", "rltool.attacks.defenses.methods:classifier", "supervised learning of labels, from a data set"
+)
 
 
 @dataclass(frozen=True)
