@@ -155,11 +155,12 @@ class LearnedAdversary(BoundedAttack):
         return replace(self, adversary=adversary)
 
     def run(self, problem: Problem) -> torch.Tensor:
-        if not hasattr(self.adversary, "policy"):
+        adversary: Any = self.adversary
+        if not hasattr(adversary, "policy"):
             raise UserError("an adversary has to learn before it attacks: call prepare(agent, env_id) first")
-        sees = self.adversary.observation_space
+        sees = adversary.observation_space
         rng = None if self.deterministic else np.random.default_rng(self.seed)
-        actions = self.adversary.policy.actor(rng)(problem.x.numpy().astype(sees.dtype))
+        actions = adversary.policy.actor(rng)(problem.x.numpy().astype(sees.dtype))
         return self.moved(problem.victim, problem.x, actions)
 
     def moved(self, victim: Victim, x: torch.Tensor, actions: np.ndarray) -> torch.Tensor:

@@ -15,8 +15,8 @@ class DisturbedActions(VectorWrapper):
     """A vector environment in which someone else has a hand in the actions, at random.
 
     With `mix=False` it is the probabilistic action-robust process (PR-MDP): with probability `alpha`, another action is
-    taken in the policy's stead. With `mix=True`, the noisy one (NR-MDP): (1 - alpha) a + alpha a', of continuous actions
-    with bounds.
+    taken in the policy's stead. With `mix=True`, the noisy one (NR-MDP): (1 - alpha) a + alpha a', of continuous
+    actions with bounds.
 
     Args:
         env: The environment.
@@ -49,12 +49,12 @@ class DisturbedActions(VectorWrapper):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step with disturbed actions."""
         actions = np.asarray(actions)
-        space = self.env.single_action_space
-        others: np.ndarray
+        space: Any = self.env.single_action_space
+        others: Any
         if isinstance(space, gym.spaces.Box):
             others = self.rng.uniform(space.low, space.high, actions.shape)
         else:
-            others = self.rng.integers(space.start, space.start + space.n, actions.shape)  # type: ignore[attr-defined]
+            others = self.rng.integers(space.start, space.start + space.n, actions.shape)
         if self.mix:
             disturbed = (1 - self.alpha) * actions + self.alpha * others
         else:
