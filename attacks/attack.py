@@ -154,6 +154,10 @@ class Attack:
         """
         return self
 
+    def suite(self) -> Mapping[str, Attack]:
+        """Attacks by name of which, on an agent that plays, the worst counts in its stead; none, for most."""
+        return {}
+
     def picture(self) -> torch.Tensor | None:
         """What it has learned as an image `(channels, height, width)` in [0, 1], if it is one."""
         return None

@@ -158,26 +158,44 @@ def newest_frame(space: gym.Space, count: int) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
+class AttackedEpisodes:
+    """Episodes that an agent has played under an attack.
+
+    Attributes:
+        attacked: What it got.
+        flip_rate: Share of the attacked observations that made the policy do something else.
+        queries_per_step: How often the policy was asked for each timestep.
+        seconds: Duration.
+        attacked_share: Share of the timesteps in which the observation was changed.
+        by: Of several attacks, the one that has left the least.
+    """
+
+    attacked: Evaluation
+    flip_rate: float
+    queries_per_step: float
+    seconds: float
+    attacked_share: float
+    by: str = ""
+
+
+@dataclass(frozen=True)
 class AttackedEvaluation:
     """What an attack does to an agent.
 
     Attributes:
         clean: Episodes without it.
-        attacked: As many with it, from the same seeds.
         random: As many in which actions are drawn at random.
-        flip_rate: Share of the attacked observations that made the policy do something else.
-        queries_per_step: How often the policy was asked for each timestep.
-        seconds: Duration of the attacked episodes.
-        attacked_share: Share of the timesteps in which the observation was changed.
+        play: As many with the attack, from the seeds of the clean ones.
     """
 
     clean: Evaluation
-    attacked: Evaluation
     random: Evaluation
-    flip_rate: float
-    queries_per_step: float
-    seconds: float
-    attacked_share: float = 1.0
+    play: AttackedEpisodes
+
+    @property
+    def attacked(self) -> Evaluation:
+        """Returns and lengths under the attack."""
+        return self.play.attacked
 
     @property
     def normalized(self) -> float:
@@ -190,7 +208,7 @@ class AttackedEvaluation:
         """Mean of attacked minus clean return, episode by episode, and the ends of its 95% interval (Student's t)."""
         return paired_difference(self.attacked.returns, self.clean.returns)
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, Any]:
         """The figures that `rltool attack --json` prints."""
         difference, low, high = self.difference
         return {
@@ -204,12 +222,12 @@ class AttackedEvaluation:
             "difference_high": high,
             "clean_cvar": cvar(self.clean.returns),
             "attacked_cvar": cvar(self.attacked.returns),
-            "flip_rate": self.flip_rate,
-            "attacked_share": self.attacked_share,
-            "queries_per_step": self.queries_per_step,
+            "flip_rate": self.play.flip_rate,
+            "attacked_share": self.play.attacked_share,
+            "queries_per_step": self.play.queries_per_step,
             "episodes": len(self.attacked.returns),
-            "seconds": round(self.seconds, 3),
-        }
+            "seconds": round(self.play.seconds, 3),
+        } | ({"by": self.play.by} if self.play.by else {})
 
 
 def paired_difference(ones: list[float], others: list[float], level: float = 0.95) -> tuple[float, float, float]:
@@ -274,30 +292,69 @@ def attack_agent(
         >>> agent = PPO("CartPole-v1").learn(100_000)  # doctest: +SKIP
         >>> left = attack_agent(agent, "CartPole-v1", PGD(epsilon=0.1)).normalized  # doctest: +SKIP
     """
+    attacked = play_attacked(
+        agent, env_id, attack, episodes, seed, fraction=fraction, env_kwargs=env_kwargs, all_frames=all_frames
+    )
+    return AttackedEvaluation(
+        evaluate(agent, env_id, episodes, seed, num_envs=min(episodes, MOST_ENVS), env_kwargs=env_kwargs),
+        play_at_random(agent, env_id, episodes, seed, env_kwargs),
+        attacked,
+    )
+
+
+def play_at_random(
+    agent: Any, env_id: str, episodes: int, seed: int = 0, env_kwargs: Mapping[str, Any] | None = None
+) -> Evaluation:
+    """Episodes of actions drawn at random, from the seeds of the attacked ones."""
+    chance = RandomAgent(agent.action_space, seed)
+    return evaluate(chance, env_id, episodes, seed, num_envs=min(episodes, MOST_ENVS), env_kwargs=env_kwargs)
+
+
+def play_attacked(
+    agent: Any,
+    env_id: str,
+    attack: Attack,
+    episodes: int = 50,
+    seed: int = 0,
+    *,
+    fraction: float = 1.0,
+    env_kwargs: Mapping[str, Any] | None = None,
+    all_frames: bool = False,
+) -> AttackedEpisodes:
+    """Let an agent play under an attack; of a suite of attacks, the one counts that leaves the lowest mean return.
+
+    Arguments and errors are those of `attack_agent`.
+    """
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, not {episodes}")
+    suite = attack.suite()
+    if suite:
+        played = {
+            name: play_attacked(
+                agent, env_id, part, episodes, seed, fraction=fraction, env_kwargs=env_kwargs, all_frames=all_frames
+            )
+            for name, part in suite.items()
+        }
+        by = min(played, key=lambda name: played[name].attacked.mean_return)
+        queries, seconds = (
+            sum(getattr(each, name) for each in played.values()) for name in ("queries_per_step", "seconds")
+        )
+        return replace(played[by], by=by, queries_per_step=queries, seconds=seconds)
     options = {"infos": False, **with_masks(agent, env_kwargs)}
     frame_stack = 1 if all_frames else int(options.get("frame_stack", 1))
-    num_envs = min(episodes, MOST_ENVS)
+    start = time.perf_counter()
     attack = attack.prepare(agent, env_id, env_kwargs, seed)
-    envs = make_vector_env(env_id, num_envs, seed=seed, **options)
+    envs = make_vector_env(env_id, min(episodes, MOST_ENVS), seed=seed, **options)
     try:
         perturbed = PerturbedVectorEnv(envs, agent, attack, fraction, seed, frame_stack)
-        start = time.perf_counter()
         attacked = evaluate(agent, perturbed, episodes, seed)
-        seconds = time.perf_counter() - start
     finally:
         envs.close()
-    clean = evaluate(agent, env_id, episodes, seed, num_envs=num_envs, env_kwargs=env_kwargs)
-    chance = RandomAgent(agent.action_space, seed)
-    random = evaluate(chance, env_id, episodes, seed, num_envs=num_envs, env_kwargs=env_kwargs)
     steps = max(perturbed.steps, 1)
-    return AttackedEvaluation(
-        clean,
+    return AttackedEpisodes(
         attacked,
-        random,
         perturbed.flipped / max(perturbed.attacked, 1),
         perturbed.queries / steps,
-        seconds,
+        time.perf_counter() - start,
         perturbed.attacked / steps,
     )

@@ -26,7 +26,7 @@ class Occasional(Attack):
     """An attack that is made in some timesteps alone: those whose score is above a threshold.
 
     `prepare` chooses the threshold: in episodes without an attack, a share `budget` of the timesteps is above it. How
-    many are above it under the attack, `AttackedEvaluation.attacked_share` says.
+    many are above it under the attack, `AttackedEpisodes.attacked_share` says.
 
     Subclasses say what the score is.
 

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from rltool.agents.evaluation import evaluate
 from rltool.attacks.attack import Attack
+from rltool.attacks.classifiers import attack_classifier
+from rltool.attacks.policies import MOST_ENVS, cvar, play_at_random, play_attacked
 from rltool.errors import UserError
 from rltool.training.checkpoint import write_atomically
 from rltool.training.statistics import bootstrap_interval
 
-TAIL = 0.1  # Share of the episodes that CVaR is the mean of, the worst ones.
 CLEAN = "clean"
 
 
@@ -53,8 +56,7 @@ class Cell:
     @property
     def cvar(self) -> float:
         """Mean of the worst tenth of the returns (conditional value at risk)."""
-        worst = np.sort(self.scores)[: max(1, round(TAIL * len(self.scores)))]
-        return float(worst.mean())
+        return cvar(self.scores)
 
 
 @dataclass(frozen=True)
@@ -156,24 +158,23 @@ class AgentUnderTest:
 
     def clean(self) -> Cell:
         """Without an attack."""
-        from rltool.agents.evaluation import evaluate
-
-        played = evaluate(self.agent, self.env_id, self.episodes, self.seed, env_kwargs=self.env_kwargs)
+        played = evaluate(
+            self.agent,
+            self.env_id,
+            self.episodes,
+            self.seed,
+            num_envs=min(self.episodes, MOST_ENVS),
+            env_kwargs=self.env_kwargs,
+        )
         return Cell(CLEAN, 0.0, played.returns)
 
     def chance(self) -> float:
         """Mean return of actions drawn at random."""
-        from rltool.agents.evaluation import evaluate
-        from rltool.agents.recording import RandomAgent
-
-        agent = RandomAgent(self.agent.action_space, self.seed)
-        return evaluate(agent, self.env_id, self.episodes, self.seed, env_kwargs=self.env_kwargs).mean_return
+        return play_at_random(self.agent, self.env_id, self.episodes, self.seed, self.env_kwargs).mean_return
 
     def attacked(self, name: str, epsilon: float, attack: Attack) -> Cell:
         """With an attack on what it sees."""
-        from rltool.attacks.policies import attack_agent
-
-        played = attack_agent(self.agent, self.env_id, attack, self.episodes, self.seed, env_kwargs=self.env_kwargs)
+        played = play_attacked(self.agent, self.env_id, attack, self.episodes, self.seed, env_kwargs=self.env_kwargs)
         returns = played.attacked.returns
         return Cell(name, epsilon, returns, played.flip_rate, played.queries_per_step, played.seconds)
 
@@ -193,8 +194,6 @@ class ClassifierUnderTest:
 
     def clean(self) -> Cell:
         """Without an attack."""
-        import torch
-
         part = self.classifier.dataset.test
         x = torch.from_numpy(part.x[: self.examples]).to(self.classifier.device)
         right = self.classifier.logits(x).argmax(1).cpu().numpy() == part.y[: self.examples]
@@ -206,8 +205,6 @@ class ClassifierUnderTest:
 
     def attacked(self, name: str, epsilon: float, attack: Attack) -> Cell:
         """With an attack; what is wrong without it stays wrong."""
-        from rltool.attacks.classifiers import attack_classifier
-
         result = attack_classifier(self.classifier, attack, self.examples)
         left = result.left.cpu().numpy().astype(float).tolist()
         return Cell(name, epsilon, left, result.flip_rate, result.queries, result.seconds)

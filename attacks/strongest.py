@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
 from rltool.attacks.apgd import APGD
-from rltool.attacks.attack import BoundedAttack, Problem
+from rltool.attacks.attack import Attack, BoundedAttack, Problem
+from rltool.attacks.config import ATTACKS
+from rltool.attacks.making import make_policy_attack
 from rltool.attacks.norms import Norm, per_sample
 from rltool.attacks.square import Square
 
 MOST_TARGETS = 9  # Classes that the targeted attack tries, the likeliest first.
 STEPS, QUERIES = 100, 5_000  # As in the paper.
+POLICY_SUITE = ("random", "pgd", "mad", "sarsa", "learned")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,9 @@ class Strongest(BoundedAttack):
 
     As AutoAttack (Croce & Hein, 2020) is for images of ten classes, this is for any number of them, and for continuous
     actions, which know no targets. It is never weaker than any of its parts of the same seed.
+
+    What changes most actions need not lower the return most. On an agent that plays, the lowest mean return counts
+    that is left by one of these: noise, PGD on the margin, MAD, Robust-Sarsa, and an adversary that learns.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = APGD.norms
@@ -47,6 +53,11 @@ class Strongest(BoundedAttack):
             outputs = torch.where(better[:, None] & problem.succeeded(tried)[:, None], tried, outputs)
             best_loss = torch.where(better, loss, best_loss)
         return best
+
+    def suite(self) -> Mapping[str, Attack]:
+        options = {"norm": self.norm, "epsilon": self.epsilon, "unit": self.unit, "seed": self.seed}
+        names = [name for name in POLICY_SUITE if self.norm in ATTACKS[name].load().norms]
+        return {name: make_policy_attack(name, **options) for name in names}
 
     def _cascade(self, problem: Problem) -> Iterator[tuple[BoundedAttack, torch.Tensor | None]]:
         """The attacks, and the class that each is to lead every sample to."""

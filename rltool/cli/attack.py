@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -32,6 +33,14 @@ def attack(
         list[str] | None,
         typer.Option("--proxy", metavar="RUN", help="A run that transfer attacks in the victim's stead; or several."),
     ] = None,
+    picture: Annotated[
+        bool,
+        typer.Option("--picture", help="Draw ten examples, of classifiers: clean, perturbation magnified, attacked."),
+    ] = False,
+    video: Annotated[
+        bool,
+        typer.Option("--video", help="Film an episode, of agents: clean and attacked side by side, into videos/."),
+    ] = False,
     env: EnvOption = None,
     seed: Annotated[int, typer.Option("--seed", help="Seeds environments and attack.", min=0)] = 0,
     env_arg: EnvArgs = None,
@@ -44,6 +53,7 @@ def attack(
     [bold]rltool attack --attack NAME --help[/] shows an attack's own options.
     """
     from rltool.attacks.making import make_attack
+    from rltool.training.run import Run
 
     options = {option: value for option, value in own.items() if value is not None}
     made: Any = make_attack(name, seed=seed, **options)  # First: a wrong option need not wait for the run.
@@ -54,17 +64,33 @@ def attack(
     if classifier is not None:
         from rltool.attacks.classifiers import attack_classifier, fit_attack
 
+        if video:
+            raise UserError("--video films agents; of a classifier, draw a --picture")
         made = fit_attack(classifier, made)
-        where, figures = classifier.data, attack_classifier(classifier, made, examples).as_dict()
+        where = classifier.data
+        figures: dict[str, Any] = attack_classifier(classifier, made, examples).as_dict()
         figures |= _of_learning(made, run, name)
+        if picture:
+            figures["examples_picture"] = str(_draw(classifier, made, Run(run).path / f"{name}-examples.png"))
     else:
         from rltool.attacks.policies import attack_agent
 
+        if picture:
+            raise UserError("--picture draws what a classifier is shown; of an agent, film a --video")
         if "loss" not in options and getattr(made, "loss", None) == "ce":
             # Where a policy is sure of its action, cross-entropy is flat.
             made = replace(made, loss="margin")
-        agent, _, where, env_kwargs = open_agent(run, env, env_arg or [], vecnormalize)
-        figures = attack_agent(agent, where, made, episodes, seed, fraction=fraction, env_kwargs=env_kwargs).as_dict()
+        agent, folder, where, env_kwargs = open_agent(run, env, env_arg or [], vecnormalize)
+        made = made if made.suite() else made.prepare(agent, where, env_kwargs, seed)
+        result = attack_agent(agent, where, made, episodes, seed, fraction=fraction, env_kwargs=env_kwargs)
+        figures = result.as_dict()
+        if video:
+            from rltool.attacks.pictures import film_attack
+
+            filmed = made.suite()[result.play.by].prepare(agent, where, env_kwargs, seed) if made.suite() else made
+            file = folder / "videos" / f"attack-{name}-seed{seed}.mp4"
+            film_attack(agent, where, filmed, file, seed, fraction=fraction, env_kwargs=env_kwargs)
+            figures["video"] = str(file)
     report = {
         "data": where,
         "attack": name,
@@ -181,6 +207,20 @@ def _of_learning(made: Any, run: str, name: str) -> dict[str, Any]:
     return figures
 
 
+def _draw(classifier: Any, made: Any, path: Path) -> Path:
+    """Draw the first test examples that are read rightly, and what the attack makes of them."""
+    import torch
+
+    from rltool.attacks.classifiers import victim_of
+    from rltool.attacks.pictures import draw_examples
+
+    part = classifier.dataset.test
+    x, y = (torch.from_numpy(array).to(classifier.device) for array in (part.x, part.y))
+    right = torch.nonzero(classifier.logits(x).argmax(1) == y)[:10, 0]
+    victim = victim_of(classifier)
+    return draw_examples(victim, x[right], made(victim, x[right], y[right]), classifier.dataset.classes, path)
+
+
 def _sentences(report: dict[str, Any]) -> str:
     radius = "" if report["epsilon"] is None else f" within {report['epsilon']:g}"
     unit = " standard deviations" if report["unit"] == "std" else ""
@@ -192,9 +232,12 @@ def _sentences(report: dict[str, Any]) -> str:
             f"{report['seconds']:.1f} s"
             + (f"; {report['proxy_queries']} answers to learn from" if "proxy_queries" in report else "")
             + (f"; it is in {report['picture']}" if "picture" in report else "")
+            + (f"; examples are in {report['examples_picture']}" if "examples_picture" in report else "")
         )
     return begin + (
         f"return {report['clean']:.2f} without, {report['attacked']:.2f} ± {report['attacked_std']:.2f} with it, "
         f"{report['random']:.2f} at random; {report['normalized']:.0%} of the way is left. "
         f"{report['flip_rate']:.0%} of the actions changed; {report['episodes']} episodes, {report['seconds']:.1f} s"
+        + (f"; the strongest was {report['by']}" if "by" in report else "")
+        + (f"; filmed in {report['video']}" if "video" in report else "")
     )

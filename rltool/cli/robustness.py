@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rltool.attacks.attack import Attack
     from rltool.attacks.robustness import Cell, Robustness
 
-AGENT_ATTACKS, CLASSIFIER_ATTACKS = "random,pgd,mad", "random,fgsm,pgd,apgd,square"
+AGENT_ATTACKS, CLASSIFIER_ATTACKS = "random,pgd,mad,sarsa", "random,fgsm,pgd,apgd,square"
 
 
 def robustness(

@@ -44,8 +44,8 @@ def test_stronger_attacks_do_more(agent: Agent) -> None:
     assert noise.clean.returns == mad.clean.returns
     assert noise.normalized > 0.6
     assert mad.normalized < 0.4
-    assert mad.flip_rate > noise.flip_rate
-    assert mad.queries_per_step > noise.queries_per_step
+    assert mad.play.flip_rate > noise.play.flip_rate
+    assert mad.play.queries_per_step > noise.play.queries_per_step
     again = attack_agent(agent, "CartPole-v1", MAD(epsilon=0.2), episodes=16)
     assert again.attacked.returns == mad.attacked.returns
 
@@ -53,7 +53,7 @@ def test_stronger_attacks_do_more(agent: Agent) -> None:
 def test_nothing_happens_without_a_perturbation(agent: Agent) -> None:
     result = attack_agent(agent, "CartPole-v1", PGD(epsilon=0.0, steps=2), episodes=4)
     assert result.attacked.returns == result.clean.returns
-    assert result.flip_rate == 0
+    assert result.play.flip_rate == 0
     assert result.normalized == 1
 
 
