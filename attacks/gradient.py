@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -76,10 +76,15 @@ class GradientAttack(BoundedAttack):
         part, objective = problem, self.objective(problem)
         velocity = torch.zeros_like(x) if decay else None
         track = keep == "best" or skip_broken
+        asked = 0  # How often the victim was shown what is still attacked, since these were fewer.
 
         def look(outputs: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
             success = self.succeeded(part, outputs)
-            better = (success & ~broken[rows]) | ((success == broken[rows]) & (losses > best_loss[rows]))
+            better = losses > best_loss[rows]
+            if skip_broken:  # Whatever is still attacked has not been broken before.
+                better |= success
+            else:
+                better = (success & ~broken[rows]) | ((success == broken[rows]) & better)
             best[rows] = torch.where(per_sample(better, x), now, best[rows])
             best_loss[rows] = torch.where(better, losses, best_loss[rows])
             broken[rows] |= success
@@ -87,10 +92,12 @@ class GradientAttack(BoundedAttack):
 
         for _ in range(steps):
             outputs, losses, gradient = part.victim.gradient(now, objective)
-            problem.queries[rows] += 1
+            asked += 1
             if track:
                 success = look(outputs, losses)
                 if skip_broken and bool(success.any()):
+                    problem.queries[rows] += asked
+                    asked = 0
                     left = torch.nonzero(~success)[:, 0]
                     rows = left if isinstance(rows, slice) else rows[left]
                     if not len(rows):
@@ -104,11 +111,11 @@ class GradientAttack(BoundedAttack):
                 gradient = velocity = decay * velocity + gradient / size.clamp_min(1e-30)
             now = now + step_size * ball.steepest(gradient)
             now = victim.clip(part.x + ball.project(now - part.x))
+        problem.queries[rows] += asked + track
         if not track:
             return now, broken, best_loss
         with torch.no_grad():
             outputs = part.victim.logits(now)
-            problem.queries[rows] += 1
             look(outputs, objective(outputs))
         if keep == "last":
             best[rows] = now
@@ -245,14 +252,15 @@ def best_of_starts(
     x, draw = problem.x, generator(seed, problem.x.device)
     found, loss = x.clone(), x.new_full((len(x),), -torch.inf)
     success = problem.succeeded(problem.outputs) & skip_broken
+    rows: Any = slice(None)
     for number in range(restarts):
         # Drawn for all, so that what one sample gets does not depend on which others are left.
         start = problem.victim.clip(x + ball.sample(x, draw)) if random_start else x
-        rows = torch.nonzero(~success)[:, 0] if skip_broken else torch.arange(len(x), device=x.device)
-        if not len(rows):
-            break
-        part = problem[rows]
-        part.queries.zero_()
+        if skip_broken and bool(success.any()):
+            rows = torch.nonzero(~success)[:, 0]
+            if not len(rows):
+                break
+        part = replace(problem[rows], queries=torch.zeros_like(problem.queries[rows]))
         x_adv, broken, losses = climb(part, start[rows])
         problem.queries[rows] += part.queries
         better = (broken & ~success[rows]) | ((broken == success[rows]) & (losses > loss[rows])) | (number == 0)

@@ -73,6 +73,8 @@ class Victim:
         self.low, self.high = (torch.as_tensor(bound, dtype=torch.float32) for bound in bounds)
         if not bool((self.low < self.high).all()):
             raise UserError(f"the bounds are {bounds[0]} to {bounds[1]}; each lower one must be below its upper one")
+        # Clamping by numbers is faster than by tensors.
+        self._limits = (float(self.low), float(self.high)) if self.low.ndim == self.high.ndim == 0 else None
         self.probabilities = probabilities
         self.std = std
         self.integers = integers
@@ -182,7 +184,7 @@ class Victim:
             if not losses.requires_grad:
                 raise NoGradient
             self.n_backward += 1
-            (gradient,) = torch.autograd.grad(losses.sum(), x, allow_unused=True)
+            (gradient,) = torch.autograd.grad(losses, x, torch.ones_like(losses), allow_unused=True)
         if gradient is None:
             raise NoGradient
         return logits.detach(), losses.detach(), gradient
@@ -211,6 +213,8 @@ class Victim:
 
     def clip(self, x: torch.Tensor) -> torch.Tensor:
         """Inputs within the bounds."""
+        if self._limits is not None:
+            return x.clamp(*self._limits)
         return x.clamp(self.low.to(x), self.high.to(x))
 
     def split(self, observations: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
