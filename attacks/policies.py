@@ -106,7 +106,8 @@ class PerturbedVectorEnv(VectorWrapper):
         if self.state is not None:
             self.state = forget(self.state, begun)
         clean = self._with_shown_frames(observations, where & ~begun)
-        self.seen = np.where(where.reshape(-1, *[1] * (clean.ndim - 1)), clean, self.seen)
+        here = where.reshape(-1, *[1] * (clean.ndim - 1))
+        self.seen = clean.copy() if where.all() else np.where(here, clean, self.seen)
         chosen = np.flatnonzero(where & (self.rng.random(len(observations)) < self.fraction))
         self.steps += int(where.sum())
         if not len(chosen):

@@ -54,7 +54,10 @@ class Creature(torch.nn.Module):
     has_memory = False
     normalizer = None
 
-    def distribution(self, observations: torch.Tensor) -> Categorical:
+    def initial_state(self, batch: int) -> None:
+        """It remembers nothing."""
+
+    def distribution(self, observations: torch.Tensor, sequences: None = None) -> Categorical:
         row, column = observations.round().long().unbind(1)
         return Categorical(10.0 * torch.nn.functional.one_hot(torch.from_numpy(HABIT)[row, column], len(MOVES)))
 

@@ -83,16 +83,21 @@ def untrained() -> Agent:
     return PPO("CartPole-v1", num_envs=2, seed=0)
 
 
+def draw(count: int) -> torch.Tensor:
+    """Observations `(count, 4)` within the bounds of CartPole."""
+    return 0.2 * torch.rand((count, 4), generator=torch.Generator().manual_seed(0)) - 0.1
+
+
 def test_critic_lowers_what_the_critic_says() -> None:
     victim = Victim.from_agent(untrained())
-    x = torch.randn(16, 4) * 0.1
+    x = draw(16)
     before, after = (victim.critic.logits(each) for each in (x, Critic(epsilon=0.3)(victim, x).x_adv))  # type: ignore[union-attr]
     assert bool((after < before).all())
 
 
 def test_targeted_lures_into_the_action() -> None:
     victim = Victim.from_agent(untrained())
-    x = torch.randn(32, 4) * 0.1
+    x = draw(32)
     for action in (0, 1):
         found = Targeted(epsilon=1.0, target_action=action)(victim, x).x_adv
         assert bool((victim.logits(found).argmax(1) == action).all())
@@ -106,7 +111,7 @@ def test_timed_keeps_to_its_threshold_and_budget() -> None:
     scores = clean_scores(attack, agent, "CartPole-v1", seed=1_000_003)
     assert float((scores >= attack.threshold).double().mean()) == pytest.approx(0.25, abs=0.05)
     victim = Victim.from_agent(agent)
-    x = torch.randn(64, 4) * 0.1
+    x = draw(64)
     p = victim.logits(x).double().softmax(1)
     moved = attack(victim, x).distance > 0
     assert torch.equal(moved, p.amax(1) - p.amin(1) >= attack.threshold)

@@ -9,7 +9,7 @@ import pytest
 from rltool.attacks.config import ATTACKS
 
 # Hyperparameters that are no number, switch, text or choice, or that the command line knows itself.
-WITHOUT_A_FLAG = {"seed", "attack", "proxies", "asked", "delta", "patch", "starts"}
+WITHOUT_A_FLAG = {"seed", "attack", "proxies", "asked", "delta", "patch", "starts", "q"}
 
 
 def test_attack_an_agent(cli):
@@ -68,8 +68,10 @@ def test_mistakes(cli, arguments, sentence):
 def test_help_of_an_attack_shows_each_of_its_options(cli, monkeypatch, name):
     monkeypatch.setenv("COLUMNS", "200")
     page = cli("attack", "--attack", name, "--help").out
-    for field in fields(ATTACKS[name].load()):
-        assert f"--{field.name.replace('_', '-')} " in page or field.name in WITHOUT_A_FLAG
+    kind = ATTACKS[name].load()
+    for field in fields(kind):
+        hidden = field.name in WITHOUT_A_FLAG or field.name in getattr(kind, "learned", ())
+        assert f"--{field.name.replace('_', '-')} " in page or hidden
     assert "[default: " in page
     assert "--restarts" not in cli("attack", "--help").out
 
