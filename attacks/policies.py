@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
-from scipy import stats
+from scipy.special import stdtrit
 
 from rltool.agents.evaluation import Evaluation, evaluate, with_masks
 from rltool.agents.recording import RandomAgent
@@ -243,7 +243,7 @@ def paired_difference(ones: list[float], others: list[float], level: float = 0.9
     if len(differences) < 2:
         return mean, math.nan, math.nan
     error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
-    reach = float(stats.t.ppf((1 + level) / 2, len(differences) - 1)) * error
+    reach = float(stdtrit(len(differences) - 1, (1 + level) / 2)) * error
     return mean, mean - reach, mean + reach
 
 

@@ -14,6 +14,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items):
+    """The pages of the documentation, one file of long tests, come first, so that the other process does the rest."""
+    items.sort(key=lambda item: item.path.name != "test_docs.py")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def datasets_of_all_tests(tmp_path_factory):
     """Nobody's own datasets are seen or touched."""
