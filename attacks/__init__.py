@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from rltool.attacks.reprogramming import reprogram as reprogram
     from rltool.attacks.simba import SimBA as SimBA
     from rltool.attacks.square import Square as Square
+    from rltool.attacks.strongest import Strongest as Strongest
     from rltool.attacks.transfer import Transfer as Transfer
     from rltool.attacks.transfer import learn_from_answers as learn_from_answers
     from rltool.attacks.transfer import train_proxy as train_proxy
@@ -76,6 +77,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "policy_timing": ["Critical", "Timed"],
         "policy_value": ["Critic", "Sarsa"],
         "square": ["Square"],
+        "strongest": ["Strongest"],
         "transfer": ["Transfer", "learn_from_answers", "train_proxy"],
         "physical": ["Physical", "Transformations", "non_printability", "total_variation"],
         "patch": ["Patch"],

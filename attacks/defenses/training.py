@@ -49,6 +49,8 @@ class RobustClassifierLearner(ClassifierLearner):
         super().prepare()
         if self.config.robust != "none" and self.config.epsilon == 0:
             raise UserError("epsilon 0 allows no attack to learn from; give --epsilon, as --epsilon 0.1")
+        if self.config.robust != "none" and self.config.mixup:
+            raise UserError("--mixup mixes labels, which attacks need whole; leave it, or --robust, out")
 
     @property
     def victim(self) -> Victim:

@@ -15,3 +15,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 1e-3,
     },
 }
+
+# What changes where an option is given: attacked examples are hard enough without being moved.
+HARDENED: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
+    ("robust", "pgd"): {
+        "digits": {
+            "total_timesteps": 130_000,
+            "eval_freq": 10_000,
+            "augment": (),
+            "optimizer": "adam",
+            "learning_rate": 3e-3,
+            "weight_decay": 5e-4,
+            "batch_size": 128,
+            "robust_ramp": 0.3,
+            "robust_steps": 5,
+        },
+    },
+}

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from rltool.attacks import APGD, Square, Victim
+from rltool.agents import PPO
+from rltool.attacks import APGD, Square, Strongest, Victim, attack_agent
 from rltool.attacks import strongest as module
-from rltool.attacks.strongest import Strongest
+from rltool.attacks.making import make_policy_attack
 from rltool.errors import UserError
 from tests.attacks.conftest import Digits
 
@@ -63,3 +64,21 @@ def test_continuous_actions_and_targets(digits: Digits) -> None:
 def test_a_norm_that_it_lacks() -> None:
     with pytest.raises(UserError, match="Strongest has no norm 'l1'; choose linf or l2"):
         Strongest(norm="l1")
+
+
+def test_on_an_agent_the_worst_of_a_suite_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = PPO("CartPole-v1", num_envs=8, num_steps=64).learn(4_096)
+    parts = ("random", "mad")
+    monkeypatch.setattr(module, "POLICY_SUITE", parts)
+    whole = attack_agent(agent, "CartPole-v1", Strongest(epsilon=0.5), episodes=4)
+    alone = {
+        name: attack_agent(agent, "CartPole-v1", make_policy_attack(name, epsilon=0.5), episodes=4) for name in parts
+    }
+    assert whole.attacked.mean_return == min(each.attacked.mean_return for each in alone.values())
+    assert whole.as_dict()["by"] == min(parts, key=lambda name: alone[name].attacked.mean_return)
+
+
+def test_the_suite_is_what_it_says() -> None:
+    assert "learned" not in Strongest(norm="l2").suite()
+    assert list(Strongest(epsilon=0.1, seed=3).suite()) == ["random", "pgd", "mad", "sarsa", "learned"]
+    assert all(each.epsilon == 0.1 and each.seed == 3 for each in Strongest(epsilon=0.1, seed=3).suite().values())
