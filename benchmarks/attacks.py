@@ -126,6 +126,7 @@ def speed(args: argparse.Namespace) -> Iterator[Row]:
     """The same attack, the same network, the same inputs."""
     net, x, y = digits_cnn(0)
     policy, observations = balancing_policy()
+    chosen = policy(observations).argmax(1)
     cases = {
         f"PGD-{STEPS}, 1,000 digits, cnn": (net, x, y, 10, EPSILON, STEPS, 1),
         "PGD-10, 64 observations, 64-64 policy": (
