@@ -263,6 +263,9 @@ def best_of_starts(
         part = replace(problem[rows], queries=torch.zeros_like(problem.queries[rows]))
         x_adv, broken, losses = climb(part, start[rows])
         problem.queries[rows] += part.queries
+        if restarts == 1:
+            found[rows] = x_adv
+            break
         better = (broken & ~success[rows]) | ((broken == success[rows]) & (losses > loss[rows])) | (number == 0)
         found[rows] = torch.where(per_sample(better, x), x_adv, found[rows])
         loss[rows] = torch.where(better, losses, loss[rows])

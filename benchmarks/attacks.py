@@ -129,15 +129,7 @@ def speed(args: argparse.Namespace) -> Iterator[Row]:
     chosen = policy(observations).argmax(1)
     cases = {
         f"PGD-{STEPS}, 1,000 digits, cnn": (net, x, y, 10, EPSILON, STEPS, 1),
-        "PGD-10, 64 observations, 64-64 policy": (
-            policy,
-            observations,
-            policy(observations).argmax(1),
-            2,
-            0.05,
-            10,
-            50,
-        ),
+        "PGD-10, 64 observations, 64-64 policy": (policy, observations, chosen, 2, 0.05, 10, 50),
     }
     for title, (victim, inputs, labels, classes, epsilon, steps, repeats) in cases.items():
         measured = timed(pgd(victim, inputs, classes, epsilon, steps), victim, inputs, labels, args.rounds, repeats)
