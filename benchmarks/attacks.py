@@ -234,7 +234,8 @@ class Counted(nn.Module):
 
 
 def _cells(measured: dict[str, list[Measurement]]) -> dict[str, str]:
-    return {name: f"{values[0]['figure']:.3f}" for name, values in measured.items()}
+    libraries = ("rltool", "torchattacks", "foolbox", "art")
+    return {name: f"{measured[name][0]['figure']:.3f}" if name in measured else "–" for name in libraries}
 
 
 def vector(args: argparse.Namespace) -> Iterator[Row]:
