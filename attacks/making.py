@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import fields, replace
 from typing import Any, cast
 
@@ -37,12 +37,21 @@ def make_attack(name: str, **options: Any) -> Attack:
 
 
 def make_policy_attack(name: str, **options: Any) -> Attack:
-    """The same for policies: where one is sure of its action, cross-entropy is flat, and so the margin is attacked.
+    """The same for policies.
 
     Raises:
         UserError: There is no such attack, or it has no such option.
     """
-    attack = make_attack(name, **options)
+    return suit_policies(make_attack(name, **options), options)
+
+
+def suit_policies(attack: Attack, options: Container[str]) -> Attack:
+    """An attack for policies: where one is sure of its action, cross-entropy is flat, and so the margin is attacked.
+
+    Args:
+        attack: The attack.
+        options: Hyperparameters that were chosen, which stay as they are.
+    """
     if "loss" in options or getattr(attack, "loss", None) != "ce":
         return attack
     return replace(attack, loss="margin")  # type: ignore[call-arg]

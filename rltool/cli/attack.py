@@ -52,7 +52,7 @@ def attack(
 
     [bold]rltool attack --attack NAME --help[/] shows an attack's own options.
     """
-    from rltool.attacks.making import make_attack
+    from rltool.attacks.making import make_attack, suit_policies
     from rltool.training.run import Run
 
     options = {option: value for option, value in own.items() if value is not None}
@@ -77,9 +77,7 @@ def attack(
 
         if picture:
             raise UserError("--picture draws what a classifier is shown; of an agent, film a --video")
-        if "loss" not in options and getattr(made, "loss", None) == "ce":
-            # Where a policy is sure of its action, cross-entropy is flat.
-            made = replace(made, loss="margin")
+        made = suit_policies(made, options)
         agent, folder, where, env_kwargs = open_agent(run, env, env_arg or [], vecnormalize)
         made = made if made.suite() else made.prepare(agent, where, env_kwargs, seed)
         result = attack_agent(agent, where, made, episodes, seed, fraction=fraction, env_kwargs=env_kwargs)
