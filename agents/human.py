@@ -257,7 +257,7 @@ def human_episodes(
 ) -> Demonstrations:
     """Let somebody play in a window, and keep what they saw and did.
 
-    The keys stand in the window. R discards the episode; Esc ends, and the unfinished episode is forgotten.
+    The keys stand in the window. R discards the episode; Esc (or Ctrl-C) ends, and the unfinished one is forgotten.
 
     Args:
         env_id: The environment; it must be able to render `rgb_array`.
@@ -334,6 +334,9 @@ def _play_all(
                 finished.pop()
     except _End:
         return
+    except KeyboardInterrupt:  # In the terminal, instead of Esc in the window.
+        if not finished:
+            raise
 
 
 def _play(env: gym.Env, controls: Controls, window: Window, seed: int, title: str) -> _Episode:

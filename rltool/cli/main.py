@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated, Any, NoReturn
@@ -147,6 +148,10 @@ def main() -> None:
     except BrokenPipeError:  # The reader of our output has gone, as in `rltool list envs | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            fail_unforeseen(error)
+        fail(UserError(f"the name {str(error.filename)[:40]}... is too long for a file; give a shorter one"), 2)
     except Exception as error:  # Not foreseen, but the user's own environment may raise anything.
         fail_unforeseen(error)
     raise SystemExit(code if isinstance(code, int) else 0)

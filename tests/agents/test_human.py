@@ -59,6 +59,8 @@ def play(monkeypatch):
             def tick(self, fps):
                 windows.append(pygame.surfarray.array3d(pygame.display.get_surface()))
                 for key in next(script):
+                    if key == "ctrl-c":
+                        raise KeyboardInterrupt
                     if key == "close":
                         pygame.event.post(pygame.event.Event(pygame.QUIT))
                         continue
@@ -98,6 +100,12 @@ def test_discarding_and_ending(play):
     assert play([*taps("1 1 1 space 2"), ["close"]], "Corridor-v0").returns.tolist() == [3]
     with pytest.raises(UserError, match="no episode was finished"):
         play(taps("1 1"), "Corridor-v0")
+
+
+def test_an_interrupt_keeps_what_is_finished(play):
+    assert play([*taps("1 1 1 space 2"), ["ctrl-c"]], "Corridor-v0").returns.tolist() == [3]
+    with pytest.raises(KeyboardInterrupt):
+        play([*taps("1 1"), ["ctrl-c"]], "Corridor-v0")
 
 
 def test_keys_that_do_nothing_are_ignored(play):

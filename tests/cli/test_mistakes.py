@@ -74,6 +74,8 @@ def toy(monkeypatch):
             ["train", "ppo", "CartPole-v1", "--preset", "none", "--num-steps", "8", "--batch-size", "64"],
             "a minibatch of 64 is larger than the rollout of 1 environments x 8 steps = 8 timesteps; lower batch-size",
         ),
+        (["eval", "x" * 300], "is too long for a file; give a shorter one"),
+        (["record", "--random", "CartPole-v1", "--out", "x" * 300 + ".npz"], "is too long for a file; give a shorter one"),
         (["train", "a2c", "CartPole-v1", "--seeds", "0-"], "--seeds takes numbers and ranges, as 0-4 or 1,3,5; not '0-'"),
         (["train", "a2c", "CartPole-v1", "--seeds", "a"], "--seeds takes numbers and ranges"),
         (["train", "a2c", "CartPole-v1", "--seeds", "-1"], "--seeds takes numbers and ranges"),
