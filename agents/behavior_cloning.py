@@ -27,9 +27,7 @@ from rltool.networks.distributions import DiagonalGaussian, Distribution
 from rltool.networks.normalization import is_numeric
 from rltool.networks.observations import space_leaves
 from rltool.training.checkpoint import State
-from rltool.training.methods import METHODS
 from rltool.training.optimizers import OPTIMIZERS
-from rltool.training.options import resolve_options
 
 if TYPE_CHECKING:
     from rltool.training.progress import Progress
@@ -139,7 +137,7 @@ class BehaviorCloning(Learner):
     def prepare(self) -> None:
         _ = self.demonstrations
         if self.config.then is not None and self.env_id is not None:
-            resolve_options(METHODS[self.config.then].load(), self.env_id, continuation(self.config))
+            continuation(self.config, self.env_id)
 
     @cached_property
     def examples(self) -> tuple[Examples, Examples]:
@@ -346,7 +344,7 @@ class BehaviorCloning(Learner):
         """Go on with reinforcement learning from the clone in a run of its own, if the option `then` says so."""
         if self.config.then is None:
             return {}
-        after = go_on(run, self.config.then, continuation(self.config), progress)
+        after = go_on(run, self.config.then, continuation(self.config, run.data), progress)
         if not after.summary.get("finished"):
             return None
         return {"then": after.path.name, "then_return": after.summary["mean_return"]}

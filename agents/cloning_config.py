@@ -54,11 +54,15 @@ class BCConfig(PolicyConfig):
     then_timesteps: PositiveInt | None = Field(
         None, description="Budget of the second run (none: as much as its method has)."
     )
+    then_learning_rate: PositiveFloat | None = Field(
+        None, description="Learning rate of the second run (none: a tenth of the tuned one, not to lose the clone)."
+    )
 
     @model_validator(mode="after")
     def _something_follows(self) -> BCConfig:
-        if self.then is None and self.then_timesteps is not None:
-            raise ValueError("then-timesteps does nothing without --then")
+        for name in ("then_timesteps", "then_learning_rate"):
+            if self.then is None and getattr(self, name) is not None:
+                raise ValueError(f"{name.replace('_', '-')} does nothing without --then")
         return self
 
 

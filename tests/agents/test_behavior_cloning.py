@@ -337,6 +337,8 @@ def test_mistakes(demos, file, tmp_path):
         rltool.train("bc", "Acrobot-v1", demos=file, **where)
     with pytest.raises(UserError, match="does nothing without --then"):
         rltool.train("bc", "CartPole-v1", demos=file, then_timesteps=100, **where)
+    with pytest.raises(UserError, match="then-learning-rate does nothing without --then"):
+        rltool.train("bc", "CartPole-v1", demos=file, then_learning_rate=0.1, **where)
     with pytest.raises(UserError, match="label-smoothing is for choices"):
         rltool.train("bc", "Pendulum-v1", demos=file, label_smoothing=0.1, **where)
     with pytest.raises(UserError, match="class-balance is for choices"):

@@ -13,6 +13,7 @@ import rltool
 from rltool.agents import A2C, GAIL, PPO, REINFORCE, BehaviorCloning
 from rltool.agents import warm_start as module
 from rltool.agents.on_policy import OnPolicyAgent
+from rltool.agents.presets import PRESETS
 from rltool.agents.warm_start import CRITIC_FIRST, accumulated, fit_critic, returns_to_go
 from rltool.envs import Demonstrations, save_demonstrations
 from rltool.errors import UserError
@@ -207,7 +208,8 @@ def test_then(folder, tmp_path):
     config = after.config["config"]
     assert config["hidden_sizes"] == [32]  # The clone's network,
     assert config["normalize_observations"]
-    assert config["num_envs"] == 32  # and the options tuned for the environment.
+    assert config["num_envs"] == 32  # and the options tuned for the environment,
+    assert config["learning_rate"] == pytest.approx(0.1 * PRESETS["ppo"]["CartPole-v1"]["learning_rate"])  # but gently.
     seen = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
     one, two = (each.agent.predict(seen, deterministic=True)[0] for each in (run, after))
     np.testing.assert_array_equal(one, two)  # The critic is still learning.
