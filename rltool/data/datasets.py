@@ -10,6 +10,7 @@ from rltool.data.examples import Dataset, Part, split, split_dataset
 from rltool.data.images import load_images
 from rltool.data.npz import load_npz
 from rltool.data.published import PUBLISHED, load_published
+from rltool.data.shifts import shift_dataset, split_shifts
 from rltool.errors import unknown
 
 __all__ = ["DATASETS", "Dataset", "Part", "load_dataset", "split"]
@@ -25,7 +26,8 @@ def load_dataset(name: str) -> Dataset:
 
     Args:
         name: One of `DATASETS`; a file `.npz` with `x_train y_train x_test y_test` or `x y`, whose bytes are divided by
-            255; or a folder of images, `FOLDER/CLASS/*.png` or `FOLDER/{train,test}/CLASS/*.png`.
+            255; or a folder of images, `FOLDER/CLASS/*.png` or `FOLDER/{train,test}/CLASS/*.png`. Shifts of
+            `rltool.data.shifts` may follow: `digits~inverted`, `moons@40deg`.
 
     Raises:
         UserError: There is none of that name, it cannot be fetched, or the file or folder will not do.
@@ -34,6 +36,9 @@ def load_dataset(name: str) -> Dataset:
         >>> load_dataset("digits").train.x.shape
         (1438, 1, 8, 8)
     """
+    base, shifts = split_shifts(name)
+    if shifts:
+        return shift_dataset(load_dataset(base), shifts)
     if name == "digits":
         return _digits()
     if name in PUBLISHED:
