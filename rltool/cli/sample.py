@@ -20,6 +20,9 @@ def sample(
     n: Annotated[int, typer.Option("-n", "--samples", help="How many.", min=1)] = 64,
     out: Annotated[Path, typer.Option("--out", "-o", help="A picture (.png), or arrays (.npz).")] = Path("samples.png"),
     seed: Annotated[int, typer.Option("--seed", help="Decides which.", min=0)] = 0,
+    condition: Annotated[
+        str | None, typer.Option("--condition", help="(cgan) What to make: a class's name, or words.")
+    ] = None,
 ) -> None:
     """Let a trained generator make samples."""
     from rltool.errors import UserError
@@ -29,5 +32,10 @@ def sample(
     opened = Run(run)
     if not hasattr(opened.agent, "sample"):
         raise UserError(f"{opened.method} makes no samples; train one that does: rltool train wgan-gp digits")
-    save_samples(opened.agent, opened.agent.sample(n, seed), out)
+    conditions = {}
+    if condition is not None:
+        if not hasattr(opened.agent, "encode_condition"):
+            raise UserError(f"{opened.method} takes no condition; train one that does: rltool train cgan digits")
+        conditions["condition"] = opened.agent.encode_condition(condition, n)
+    save_samples(opened.agent, opened.agent.sample(n, seed, **conditions), out)
     print(f"{n} samples in {out}")

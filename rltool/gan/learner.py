@@ -71,6 +71,7 @@ class GANLearner:
 
     method = "gan"
     config_class: type[GANConfig] = GANConfig
+    DESCRIBED: tuple[str, ...] = ("shape",)  # What is saved of the data, so that loading does without them.
 
     def __init__(
         self,
@@ -362,7 +363,7 @@ class GANLearner:
             "method": self.method,
             "data": self.data,
             "config": self.config.model_dump(mode="json"),
-            "shape": list(self.shape),
+            **{name: list(getattr(self, name)) for name in self.DESCRIBED},
             "seed": self.seed,
         }
         networks = Networks(self.averaged, self.model.discriminator)
@@ -380,7 +381,8 @@ class GANLearner:
         if values.get("method") != cls.method:
             raise UserError(f"{path} holds no {cls.method}; load it with rltool.load")
         config = validate(cls.config_class, values["config"])
-        learner = cls(values["data"], config, seed=values["seed"], device=device, shape=tuple(values["shape"]))
+        described = {name: tuple(values[name]) for name in cls.DESCRIBED}
+        learner = cls(values["data"], config, seed=values["seed"], device=device, **described)
         learner.model.load_state_dict(state.tensors)
         learner.averaged.load_state_dict(learner.model.generator.state_dict())
         learner.model.eval()
