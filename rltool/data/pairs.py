@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from rltool.data.datasets import load_dataset
+from rltool.data.datasets import SOURCES, load_dataset
 from rltool.data.examples import Dataset, Part, split
 from rltool.errors import UserError
 
@@ -54,13 +55,14 @@ def _of(data: Dataset, rows: np.ndarray) -> Dataset:
     return Dataset(data.name, data.train.select(rows), data.test, data.classes)
 
 
-def load_pair(name: str) -> DomainPair:
+def load_pair(name: str, labeled: bool = True) -> DomainPair:
     """Load two data sets, `source:target`, the target's images resized to the source's size.
 
     Where only one of them has colors, the other gets three equal channels.
 
     Args:
         name: Two ids, files or folders as `load_dataset` takes them, with a colon between.
+        labeled: Whether labels are needed; if not, files and folders without any will do.
 
     Raises:
         UserError: It is no pair, a data set does not load, or one has points and the other images.
@@ -70,10 +72,11 @@ def load_pair(name: str) -> DomainPair:
         >>> pair.paired, float(pair.source.test.x[0, 0, 0, 0] + pair.target.test.x[0, 0, 0, 0])
         (True, 1.0)
     """
-    source, colon, target = name.partition(":")
-    if not colon or not source or not target or ":" in target:
+    ids = re.findall(rf"((?:(?:{'|'.join(SOURCES.names())}):)*[^:]+)(?::|$)", name)
+    if len(ids) != 2 or ":".join(ids) != name:
         raise UserError(f"'{name}' is no pair of domains; give two data sets with a colon, as digits:digits~inverted")
-    return make_pair(load_dataset(source), load_dataset(target))
+    source, target = (load_dataset(each, labeled) for each in ids)
+    return make_pair(source, target)
 
 
 def make_pair(source: Dataset, target: Dataset) -> DomainPair:

@@ -381,7 +381,7 @@ class GANLearner:
         if values.get("method") != cls.method:
             raise UserError(f"{path} holds no {cls.method}; load it with rltool.load")
         config = validate(cls.config_class, values["config"])
-        described = {name: tuple(values[name]) for name in cls.DESCRIBED}
+        described: dict[str, Any] = {name: tuple(values[name]) for name in cls.DESCRIBED}
         learner = cls(values["data"], config, seed=values["seed"], device=device, **described)
         learner.model.load_state_dict(state.tensors)
         learner.averaged.load_state_dict(learner.model.generator.state_dict())

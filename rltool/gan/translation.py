@@ -30,7 +30,7 @@ class TranslationLearner(GANLearner):
     @cached_property
     def pair(self) -> DomainPair:
         """Both domains; loaded when first needed."""
-        return load_pair(self.data)
+        return load_pair(self.data, labeled=False)
 
     @cached_property
     def dataset(self) -> Dataset:

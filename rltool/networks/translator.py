@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import gymnasium as gym
 import torch
@@ -50,11 +51,11 @@ class Translator(nn.Module):
         self.skip_connections = skip_connections
         depth = image_size(space)[0]
         self.encoder = nn.ModuleList([_convolve(depth, channels[0], norm)])
-        for before, after in zip(channels, channels[1:], strict=False):
+        for before, after in pairwise(channels):
             self.encoder.append(_convolve(before, after, norm, stride=2))
         self.middle = nn.Sequential(*(BasicBlock(channels[-1], channels[-1], norm) for _ in range(blocks)))
         self.decoder = nn.ModuleList()
-        for before, after in zip(channels[::-1], channels[-2::-1], strict=False):
+        for before, after in pairwise(channels[::-1]):
             seen = after if skip_connections else 0
             self.decoder.append(_convolve(before + seen, after, norm))
         self.last = nn.Conv2d(channels[0], depth, 3, padding=1)

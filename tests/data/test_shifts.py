@@ -151,3 +151,9 @@ def test_points_and_images_are_no_pair(tmp_path):
         load_pair(f"digits:{file}")
     points = load_dataset(str(file))
     assert make_pair(points, points).paired
+
+
+def test_data_that_are_made_of_others_in_a_pair():
+    pair = load_pair("stacked:digits:stacked:digits~inverted")
+    assert pair.target.name.endswith("digits~inverted")
+    assert pair.source.train.x.shape[1:] == (3, 8, 8)
