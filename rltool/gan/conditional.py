@@ -124,9 +124,11 @@ class ProjectionDiscriminator(Discriminator):
             add_spectral_norm(self.direction)
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
-        assert condition is not None
         features = self.features(x)
-        return self.head(features) + (features * self.direction(self.encoder(condition))).sum(1)
+        logits = self.head(features)
+        if condition is None:  # Whether it looks real, whatever it shows.
+            return logits
+        return logits + (features * self.direction(self.encoder(condition))).sum(1)
 
 
 class ConcatenationDiscriminator(Discriminator):
@@ -138,7 +140,7 @@ class ConcatenationDiscriminator(Discriminator):
     def __init__(self, config: ConditionalGANConfig, shape: tuple[int, ...], vocabulary: Vocabulary) -> None:
         super().__init__(config, shape)
         self.encoder = ConditionEncoder(config, vocabulary)
-        width = self.backbone.out_features
+        self.condition_size, width = config.condition_size, self.backbone.out_features
         self.hidden = nn.Sequential(nn.Linear(width + config.condition_size, width), nn.ReLU())
         self.head = ValueHead(width, config.init)
         if config.spectral_norm:
@@ -146,8 +148,9 @@ class ConcatenationDiscriminator(Discriminator):
                 add_spectral_norm(module)
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
-        assert condition is not None
-        return self.head(self.hidden(torch.cat([self.features(x), self.encoder(condition)], 1)))
+        features = self.features(x)
+        embedded = features.new_zeros(len(x), self.condition_size) if condition is None else self.encoder(condition)
+        return self.head(self.hidden(torch.cat([features, embedded], 1)))
 
 
 DISCRIMINATORS = {"projection": ProjectionDiscriminator, "concatenation": ConcatenationDiscriminator}
@@ -171,7 +174,7 @@ class ConditionalGAN(GANLearner):
     def __init__(self, data: str, *args: Any, classes: Sequence[str] | None = None, **kwargs: Any) -> None:
         self.data = data
         self.classes = tuple(self.dataset.classes if classes is None else classes)
-        if len(self.classes) < 2:
+        if len(self.classes) < 2:  # The files of a data set may have none.
             raise UserError(f"{data} has no labels to ask for; train a GAN without conditions: rltool train gan {data}")
         super().__init__(data, *args, **kwargs)
 
@@ -217,19 +220,16 @@ class ConditionalGAN(GANLearner):
 
     # Sampling and measuring
 
-    def encode_condition(self, text: str, n: int) -> torch.Tensor:
-        """What a user asks for, `n` times, as `sample` takes it.
+    def usual_conditions(self, n: int) -> torch.Tensor:
+        """All classes in turn."""
+        return self.tokens[torch.arange(n, device=self.device) % len(self.classes)]
 
-        Raises:
-            UserError: There is no such condition.
-        """
+    def read_condition(self, text: str, n: int) -> torch.Tensor:
         return torch.from_numpy(self.vocabulary.encode(text)).to(self.device).expand(n, -1)
 
     def sample(self, n: int, seed: int = 0, condition: torch.Tensor | None = None) -> np.ndarray:
         """Samples `(n, ...)` in the data's range; without a condition, of all classes in turn."""
-        if condition is None:
-            condition = self.tokens[torch.arange(n, device=self.device) % len(self.classes)]
-        return super().sample(n, seed, condition)
+        return super().sample(n, seed, self.usual_conditions(n) if condition is None else condition)
 
     def evaluate(self, episodes: int = 2_500, seed: int = 0) -> dict[str, float]:
         """What samples are worth; `condition_accuracy` is how many a classifier takes for what was asked for."""

@@ -120,7 +120,7 @@ class CycleGAN(TranslationLearner):
             fake_source = self.pools["pool_source"].exchange(translators.back(target))
         loss = self.separation_loss(discriminators.target, target, fake_target)
         loss = loss + self.separation_loss(discriminators.source, source, fake_source)
-        return loss, {"discriminator_loss": loss.detach()}
+        return loss, {"discriminator_loss": loss.detach() / 2}
 
     def separation_loss(self, discriminator: Discriminator, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
         """How far a discriminator is from telling real from fake images `(n, ...)`; with its penalty."""

@@ -105,16 +105,20 @@ class TranslationLearner(GANLearner):
         return [x, self.translate(x)]
 
     def conclude(self, run: Any, progress: Any) -> dict[str, Any]:
-        """Measure the weights that were kept; draws `translations.png`: test images over their translations."""
-        from rltool.gan.pictures import save_image, tile
+        """Draw test images over their translations into the run's folder, and measure the weights that were kept."""
+        run.agent.pair = self.pair  # There is no need to load it twice.
+        figures = run.agent.evaluate()
+        figures.pop("score")
+        return {**(super().conclude(run, progress) or {}), **figures}
 
-        learner = run.agent
-        learner.pair = self.pair
-        save_image(
-            tile(np.concatenate(learner.rows(self.pair.source.test.x[:SHOWN])), SHOWN), run.path / "translations.png"
-        )
-        figures = learner.evaluate()
-        return {name: value for name, value in figures.items() if name != "score"}
+    def draw(self, run: Any) -> None:
+        """`translations.png`, and the film of the training."""
+        from rltool.gan.pictures import save_image, tile, write_film
+
+        rows = run.agent.rows(self.pair.source.test.x[:SHOWN])
+        save_image(tile(np.concatenate(rows), SHOWN), run.path / "translations.png")
+        if self.film:
+            write_film(run.agent, self.film, run.path / "training.gif")
 
 
 def recognized(data: Dataset, x: np.ndarray, y: np.ndarray) -> float:
