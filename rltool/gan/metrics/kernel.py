@@ -25,7 +25,7 @@ def kernel_distance(
         real: Features `(n, d)`; n is at least 2.
         fake: Features `(m, d)`; m is at least 2.
         groups: Of examples, which the bootstrap draws.
-        replicates: Draws of the bootstrap.
+        replicates: Draws of the bootstrap; 0 for no interval.
         seed: Of these draws.
     """
     real, fake = np.asarray(real, dtype=np.float64), np.asarray(fake, dtype=np.float64)
@@ -47,8 +47,8 @@ def kernel_distance(
         return float(value)
 
     value = distance([np.ones(groups), np.ones(groups)])
-    if groups < 2:
-        return Estimate(value, -math.inf, math.inf)
+    if groups < 2 or not replicates:
+        return Estimate(value, value, value)
     rng = np.random.default_rng(seed)
     shares = np.full(groups, 1 / groups)
     replicas = [distance([rng.multinomial(groups, shares).astype(float) for _ in range(2)]) for _ in range(replicates)]

@@ -15,13 +15,14 @@ import numpy as np
 
 Sums = dict[str, np.ndarray]
 GROUPS = 20
+LEAST_GROUPS = 5  # From which there is an interval.
 REPLICATES = 100
 LEVEL = 1.96  # Standard deviations that 95% of a normal distribution lie within.
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, and the 95% interval that drawing the examples anew would mostly leave it in.
+    """A number, and the 95% interval that drawing the examples anew would mostly leave it in; or the number alone.
 
     It is the value and 1.96 bootstrap standard deviations on each side, since percentiles would be shifted by the
     bias that distances and divergences have in small samples; that bias, which is in the value too, is not in it.
@@ -30,6 +31,11 @@ class Estimate:
     value: float
     low: float
     high: float
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there is an interval."""
+        return math.isfinite(self.high - self.low) and self.high > self.low
 
     def __str__(self) -> str:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
@@ -52,7 +58,7 @@ class GroupedSums:
     Args:
         ingredients: From arrays with a common first axis, some examples, to sums over it; one of them is `n`, how many
             there were.
-        groups: How many groups; 1 for no interval.
+        groups: How many groups; fewer than `LEAST_GROUPS` for no interval.
 
     Attributes:
         sums: By name, the sums `(groups, ...)`.
@@ -100,13 +106,13 @@ def estimate(
         statistic: From the sums of each set to a number.
         *parts: The sets.
         bounds: Least and largest possible value.
-        replicates: Draws of the bootstrap.
+        replicates: Draws of the bootstrap; 0 for no interval; few groups have none either.
         seed: Of these draws.
     """
     value = statistic(*(part.totals for part in parts))
     groups = min(int(np.count_nonzero(part.sums["n"])) for part in parts)
-    if groups < 2:
-        return Estimate(value, *bounds)
+    if groups < LEAST_GROUPS or not replicates:
+        return Estimate(value, value, value)
     rng = np.random.default_rng(seed)
     drawn = [statistic(*(part.draw(rng) for part in parts)) for _ in range(replicates)]
     return around(value, float(np.std(drawn)) * math.sqrt(groups / (groups - 1)), bounds)
