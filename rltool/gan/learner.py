@@ -80,6 +80,7 @@ class GANLearner:
 
     method = "gan"
     config_class: type[GANConfig] = GANConfig
+    DESCRIBED: tuple[str, ...] = ("shape",)  # What is saved of the data, so that loading does without them.
 
     def __init__(
         self,
@@ -328,6 +329,10 @@ class GANLearner:
 
         return measure(self.dataset, self.sample(episodes, seed))
 
+    def usual_conditions(self, n: int) -> torch.Tensor | None:
+        """Conditions `(n, ...)` of samples that nobody has said anything of; None where there are no conditions."""
+        return None
+
     def read_condition(self, text: str, n: int) -> torch.Tensor:
         """What a user asks samples to be, as conditions `(n, ...)`.
 
@@ -366,15 +371,19 @@ class GANLearner:
 
     def conclude(self, run: Any, progress: Any) -> dict[str, Any] | None:
         """Draw what came out into the run's folder, and say so where the discriminator has won outright."""
-        from rltool.gan.pictures import draw_run
-
         run.agent.dataset = self.dataset  # There is no need to load it twice.
-        draw_run(run.agent, run.path, self.film)
+        self.draw(run)
         rows = [row["train/discriminator_loss"] for row in run.metrics if "train/discriminator_loss" in row]
         won = self.has_won(rows)
         if won:
             progress.note(WON_OUTRIGHT)
         return {"discriminator_won": won}
+
+    def draw(self, run: Any) -> None:
+        """Draw what the weights that were kept make."""
+        from rltool.gan.pictures import draw_run
+
+        draw_run(run.agent, run.path, self.film)
 
     def has_won(self, losses: Sequence[float]) -> bool:
         """Whether the discriminator told real from fake without effort in the last quarter of a training.
@@ -431,7 +440,7 @@ class GANLearner:
             "method": self.method,
             "data": self.data,
             "config": self.config.model_dump(mode="json"),
-            "shape": list(self.shape),
+            **{name: list(getattr(self, name)) for name in self.DESCRIBED},
             "seed": self.seed,
         }
         networks = Networks(self.averaged, self.model.discriminator)
@@ -449,7 +458,8 @@ class GANLearner:
         if values.get("method") != cls.method:
             raise UserError(f"{path} holds no {cls.method}; load it with rltool.load")
         config = validate(cls.config_class, values["config"])
-        learner = cls(values["data"], config, seed=values["seed"], device=device, shape=tuple(values["shape"]))
+        described: dict[str, Any] = {name: tuple(values[name]) for name in cls.DESCRIBED}
+        learner = cls(values["data"], config, seed=values["seed"], device=device, **described)
         learner.model.load_state_dict(state.tensors)
         learner.averaged.load_state_dict(learner.model.generator.state_dict())
         learner.model.eval()

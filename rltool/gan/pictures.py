@@ -142,8 +142,12 @@ def interpolations(learner: GANLearner, n: int, seed: int = 0, condition: str | 
     """Samples on the way from one noise vector to another, `(n, STEPS, ...)`."""
     generator = torch.Generator(learner.device).manual_seed(seed)
     network = learner.averaged
+    if not hasattr(network, "noise"):
+        raise UserError(f"{learner.method} makes images of images, and has no noise to interpolate between")
     noise = interpolate(network.noise(n, generator), network.noise(n, generator), STEPS).flatten(0, 1)
-    wanted = None if condition is None else learner.read_condition(condition, len(noise))
+    wanted = learner.usual_conditions(n) if condition is None else learner.read_condition(condition, n)
+    if wanted is not None:
+        wanted = wanted.repeat_interleave(STEPS, 0)
     with torch.no_grad(), evaluating(network):
         samples = network(noise, wanted).cpu().numpy()
     return samples.reshape(n, STEPS, *samples.shape[1:])
