@@ -29,7 +29,9 @@ Seen = tuple[np.ndarray, np.ndarray | None]
 COMPONENTS = 64  # Of pixels, where there are no labels to learn features from.
 MOST_LEARNED_FROM = 20_000  # Images that these come from.
 # The averages of a residual network's last 64 channels, as FID takes them of Inception: few enough for a covariance.
-OPTIONS = ClassifierConfig(backbone="resnet", resnet_blocks=1, learning_rate=3e-3, augment=("shift",))
+OPTIONS = ClassifierConfig(
+    backbone="resnet", resnet_blocks=1, resnet_norm="batch", resnet_pool="average", learning_rate=3e-3
+)
 PASSES, LEAST_BUDGET, LARGEST_BUDGET = 10, 40_000, 150_000
 INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 

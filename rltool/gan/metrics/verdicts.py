@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from rltool.gan.metrics.sums import Estimate
 
-FEW = 500  # Different samples below which many are alike.
+FEW = 100  # Different samples below which many are alike.
 NAMED = 10  # Missing modes that a sentence names.
 
 
@@ -40,22 +41,23 @@ def judge(
             f"unlike the data: {unlike.replace('_', ' ')} is {value[unlike]:.2f}, and that of held-out examples "
             f"{held_out[unlike]:.2f}; train longer, or look at the samples, before you count modes"
         )
-    effective = None if shares is None else float(np.exp(-(shares[shares > 0] * np.log(shares[shares > 0])).sum()))
-    few = support is not None and support[0] < min(FEW, 0.05 * support[1])
-    if shares is not None and effective is not None and effective <= max(1.5, len(shares) / 4):
+    remedy = "try wgan-gp, --pack 2 or more, or a smaller learning rate"
+    effective = math.inf if shares is None else float(np.exp(-(shares * np.log(shares.clip(1e-300))).sum()))
+    collapsed = shares is not None and effective <= max(1.5, len(shares) / 4)
+    if collapsed and shares is not None:
         sentences.append(
-            f"mode collapse: good samples are spread as if there were {effective:.1f} of the {len(shares)} modes; try "
-            "wgan-gp, --pack 2 or more, or a smaller learning rate"
+            f"mode collapse: good samples are spread as if there were {effective:.1f} of the {len(shares)} modes; "
+            + remedy
         )
-    elif few and support is not None:
+    elif support is not None and support[0] < min(FEW, 0.05 * support[1]):
         sentences.append(
             f"mode collapse: about {support[0]:,.0f} different samples, where the data have {support[1]:,.0f} or more; "
-            "try wgan-gp, or --pack 2 or more"
+            + remedy
         )
-    elif missing and shares is not None and not (unlike and below("high_quality", 0.1)):
+    if missing and shares is not None and not collapsed and not below("high_quality", 0.1):
         named = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
         sentences.append(f"mode dropping: {len(shares) - len(missing)} of {len(shares)} modes found, without {named}")
-    elif below("coverage", 0.5) and unlike is None:
+    elif below("coverage", 0.5) and not sentences:
         sentences.append(
             f"mode dropping: samples come near {value['coverage']:.0%} of the real examples, "
             f"and held-out examples near {held_out['coverage']:.0%}"
