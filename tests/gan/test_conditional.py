@@ -75,7 +75,9 @@ def test_every_weight_learns(blobs, conditioning, backbone):
         loss.backward()
         idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum()]
         # A condition of one token has nothing to remember or to attend to.
-        assert all("encoder" in name and any(part in name for part in ("bias", "key", "query", "_hh_")) for name in idle), idle
+        assert all(
+            "encoder" in name and any(part in name for part in ("bias", "key", "query", "_hh_")) for name in idle
+        ), idle
 
 
 def test_mismatched_pairs_are_real_examples_with_another_condition(blobs, monkeypatch):
