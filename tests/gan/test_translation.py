@@ -1,9 +1,12 @@
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
+import rltool
 from rltool.errors import UserError
 from rltool.gan.cyclegan import CycleGAN, ImagePool
+from rltool.gan.observations import TranslatedObservation
 from rltool.gan.pix2pix import Pix2Pix
 from rltool.gan.translation_config import CycleGANConfig, Pix2PixConfig
 from rltool.training.checkpoint import load_state, save_state
@@ -20,7 +23,7 @@ def make(method, data=PAIR, **options):
 
 
 def test_pix2pix_learns_to_invert(nearest_mean):
-    learner = make("pix2pix").learn(150)
+    learner = make("pix2pix").learn(100)
     figures = learner.evaluate()
     assert figures["l1"] < 0.1
     assert figures["class_kept"] > 0.8
@@ -150,3 +153,51 @@ def test_options_without_use(config, options, sentence):
 def test_points_are_not_translated():
     with pytest.raises(UserError, match="translators map images to images"):
         make("cyclegan", "moons:moons@40deg")
+
+
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory):
+    run = rltool.train(
+        "cyclegan", PAIR, total_timesteps=2, eval_freq=0, preset="none", run_dir=str(tmp_path_factory.mktemp("runs")),
+        callback=lambda learner, _: False, **SMALL,  # What is not finished is not measured.
+    )  # fmt: skip
+    return run
+
+
+class Frames(gym.Env):
+    """The same image over and over."""
+
+    def __init__(self, image):
+        self.image = image
+        self.observation_space = gym.spaces.Box(0, 255 if image.dtype == np.uint8 else 1, image.shape, image.dtype)
+        self.action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return self.image, {}
+
+    def step(self, action):
+        return self.image, 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("back", [True, False])
+@pytest.mark.parametrize("shape", [(1, 9, 10), (9, 10, 1), (9, 10)])
+def test_observations_are_translated(translator, shape, back):
+    image = np.random.default_rng(0).random((9, 10)).astype(np.float32)
+    options = {"back": True} if back else {}
+    expected = translator.agent.translate(image[None, None], **options)[0, 0].reshape(shape)
+    env = TranslatedObservation(Frames(image.reshape(shape)), str(translator.path), back)
+    assert np.allclose(env.reset()[0], expected, atol=1e-6)
+    as_bytes = (image * 255).round().astype(np.uint8)
+    env = TranslatedObservation(Frames(as_bytes.reshape(shape)), str(translator.path), back)
+    made = env.step(0)[0]
+    assert made.dtype == np.uint8
+    assert np.abs(made / 255 - expected).max() < 0.02
+    assert env.observation_space.contains(made)
+
+
+def test_observations_that_do_not_fit(translator):
+    run = str(translator.path)
+    with pytest.raises(UserError, match="observations have 3 channels, and"):
+        TranslatedObservation(Frames(np.zeros((8, 9, 3), np.uint8)), run)
+    with pytest.raises(UserError, match="only images are translated"):
+        TranslatedObservation(Frames(np.zeros(4, np.float32)), run)
