@@ -25,6 +25,8 @@ from rltool.networks.backbone import build_backbone
 from rltool.networks.heads import ValueHead
 from rltool.networks.layers import add_spectral_norm
 
+ROWS, MOST_COLUMNS = 6, 32  # Of the picture that has a column for each class.
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -230,6 +232,14 @@ class ConditionalGAN(GANLearner):
     def sample(self, n: int, seed: int = 0, condition: torch.Tensor | None = None) -> np.ndarray:
         """Samples `(n, ...)` in the data's range; without a condition, of all classes in turn."""
         return super().sample(n, seed, self.usual_conditions(n) if condition is None else condition)
+
+    def draw(self, run: Any) -> None:
+        """Also `classes.png`: a column of samples for each class."""
+        super().draw(run)
+        if len(self.shape) == 3 and len(self.classes) <= MOST_COLUMNS:
+            from rltool.gan.pictures import save_image, tile
+
+            save_image(tile(run.agent.sample(ROWS * len(self.classes)), len(self.classes)), run.path / "classes.png")
 
     def evaluate(self, episodes: int = 2_500, seed: int = 0) -> dict[str, float]:
         """What samples are worth; `condition_accuracy` is how many a classifier takes for what was asked for."""
