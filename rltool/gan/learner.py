@@ -22,6 +22,7 @@ from rltool.gan.config import GANConfig, LSGANConfig, SNGANConfig, WGANConfig, W
 from rltool.gan.losses import LOSSES
 from rltool.gan.networks import Discriminator, Generator, Networks
 from rltool.gan.penalties import PENALTIES
+from rltool.gan.report import GenerationReport, Reference, evaluate_samples
 from rltool.gan.unrolling import unrolled
 from rltool.networks.backbone import copy_weights, evaluating
 from rltool.training.checkpoint import State, load_state, save_state
@@ -37,7 +38,7 @@ WON_OUTRIGHT = (
 Callback = Callable[[Any, dict[str, Any]], bool | None]
 Figures = dict[str, torch.Tensor]
 LARGE_BATCH = 1_024  # Samples at once, where nothing is learned from them.
-FRAMES = 48  # Of the film of a training.
+FRAMES = 40  # Of the film of a training.
 FILMED_POINTS, FILMED_IMAGES = 512, 36  # Samples in a frame.
 LEVELS = 48  # Points along each axis at which the critic of points is filmed.
 WON = 0.02  # Share of the loss of a discriminator that knows nothing, below which it has won.
@@ -325,12 +326,27 @@ class GANLearner:
             episodes: How many are drawn.
             seed: Decides which.
         """
-        from rltool.gan.measuring import measure
+        report = evaluate_samples(self.sample, self.reference, n=episodes, seed=seed, quick=True)
+        figures = {name: each.value for name, each in report.figures.items()}
+        return {**figures, "n_real": report.n_real, "n_fake": report.n_fake, "score": report.score}
 
-        return measure(self.dataset, self.sample(episodes, seed))
+    @cached_property
+    def reference(self) -> Reference:
+        """The data as evaluations during the training see them."""
+        return Reference(self.dataset)
+
+    def test(self, n: int | None = None, seed: int = 0, extractor: str = "auto") -> GenerationReport:
+        """All figures of samples, with their intervals and verdicts.
+
+        Args:
+            n: How many samples are drawn; by default enough for the data's modes.
+            seed: Decides which.
+            extractor: What images are seen through, as `rltool.gan.extractor.find_extractor` takes it.
+        """
+        return evaluate_samples(self.sample, self.dataset, n=n, seed=seed, extractor=extractor)
 
     def usual_conditions(self, n: int) -> torch.Tensor | None:
-        """Conditions `(n, ...)` of samples that nobody has said anything of; None where there are no conditions."""
+        """What samples are where nobody asks, as conditions `(n, ...)`; None where there are none."""
         return None
 
     def read_condition(self, text: str, n: int) -> torch.Tensor:
