@@ -42,7 +42,7 @@ def nearest_mean(monkeypatch):
 
     from rltool.gan.extractor import Extractor
 
-    def find(data):
+    def find(data, choice="auto"):
         means = np.stack([data.train.x[data.train.y == k].mean(0) for k in range(len(data.classes))])
 
         def see(x):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,10 @@ from torch import nn
 from rltool.errors import UserError, unknown
 from rltool.gan.conditional_config import ConditionalGANConfig
 from rltool.gan.learner import Batch, Figures, GANLearner
+from rltool.gan.metrics.sums import Estimate
 from rltool.gan.networks import Discriminator, Generator
+from rltool.gan.recognition import recognized
+from rltool.gan.report import GenerationReport
 from rltool.networks.backbone import build_backbone
 from rltool.networks.heads import ValueHead
 from rltool.networks.layers import add_spectral_norm
@@ -241,13 +244,24 @@ class ConditionalGAN(GANLearner):
 
             save_image(tile(run.agent.sample(ROWS * len(self.classes)), len(self.classes)), run.path / "classes.png")
 
-    def evaluate(self, episodes: int = 2_500, seed: int = 0) -> dict[str, float]:
-        """What samples are worth; `condition_accuracy` is how many a classifier takes for what was asked for."""
-        from rltool.gan.extractor import find_extractor
+    def condition_accuracy(self, n: int, seed: int, extractor: str = "auto") -> Estimate | None:
+        """How many of n samples a classifier takes for what was asked for; None where there is no classifier."""
+        return recognized(self.dataset, self.sample(n, seed), np.arange(n) % len(self.classes), extractor)
 
-        figures = super().evaluate(episodes, seed)
-        probabilities = find_extractor(self.dataset)(self.sample(episodes, seed))[1]
-        if probabilities is None:  # Of points: there is no classifier.
-            return figures
-        asked = np.arange(episodes) % len(self.classes)
-        return {**figures, "condition_accuracy": float((probabilities.argmax(1) == asked).mean())}
+    def evaluate(self, episodes: int = 2_500, seed: int = 0) -> dict[str, float]:
+        figures, accuracy = super().evaluate(episodes, seed), self.condition_accuracy(episodes, seed)
+        return figures if accuracy is None else {**figures, "condition_accuracy": accuracy.value}
+
+    def test(self, n: int | None = None, seed: int = 0, extractor: str = "auto") -> GenerationReport:
+        """All figures of samples, and `condition_accuracy`, beside what the classifier makes of held-out examples."""
+        report = super().test(n, seed, extractor)
+        accuracy = self.condition_accuracy(report.n_fake, seed, extractor)
+        if accuracy is None:
+            return report
+        held_out = recognized(self.dataset, self.dataset.test.x, self.dataset.test.y, extractor)
+        assert held_out is not None
+        return replace(
+            report,
+            figures={**report.figures, "condition_accuracy": accuracy},
+            held_out={**report.held_out, "condition_accuracy": held_out.value},
+        )

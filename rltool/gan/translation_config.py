@@ -22,7 +22,7 @@ class TranslationConfig(GANConfig):
         True, description="The translator's decoder sees what its encoder saw at the same size."
     )
     translator_residual: bool = Field(
-        True, description="The translator adds to the image, so that it begins as the identity."
+        False, description="The translator adds to the image, so that it begins as the identity."
     )
 
 
