@@ -11,6 +11,7 @@ from rltool.data.images import load_images
 from rltool.data.npz import load_npz
 from rltool.data.points import POINTS, load_points
 from rltool.data.published import PUBLISHED, load_published
+from rltool.data.shifts import shift_dataset, split_shifts
 from rltool.errors import UserError, unknown
 from rltool.registry import Registry
 
@@ -35,7 +36,7 @@ def load_dataset(name: str, labeled: bool = True) -> Dataset:
     Args:
         name: One of `DATASETS`; a file `.npz` with `x_train y_train x_test y_test` or `x y`, whose bytes are divided by
             255; or a folder of images, `FOLDER/CLASS/*.png` or `FOLDER/{train,test}/CLASS/*.png`; or one of
-            `SOURCES` with a colon.
+            `SOURCES` with a colon. Shifts may follow, `digits~inverted` or `moons@40deg` (see `rltool.data.shifts`).
         labeled: Whether labels are needed; if not, files and folders without any will do.
 
     Raises:
@@ -55,6 +56,9 @@ def load_dataset(name: str, labeled: bool = True) -> Dataset:
 
 
 def _load(name: str, labeled: bool) -> Dataset:
+    base, shifts = split_shifts(name)
+    if shifts:
+        return shift_dataset(_load(base, labeled), shifts)
     source, colon, rest = name.partition(":")
     if colon and source in SOURCES.names():
         data: Dataset = SOURCES[source].load()(rest)
