@@ -329,6 +329,16 @@ class GANLearner:
 
         return measure(self.dataset, self.sample(episodes, seed))
 
+    def labeled_samples(self, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Samples `(n, ...)` and their classes `(n,)`, as a classifier of the data reads them where it is sure.
+
+        Raises:
+            UserError: The data have no labels to train one by, or it is sure of too few samples.
+        """
+        from rltool.gan.labeling import label_samples
+
+        return label_samples(self.sample, self.dataset, n, seed)
+
     def usual_conditions(self, n: int) -> torch.Tensor | None:
         """Conditions `(n, ...)` of samples that nobody has said anything of; None where there are no conditions."""
         return None
