@@ -22,6 +22,7 @@ from rltool.gan.config import GANConfig, LSGANConfig, SNGANConfig, WGANConfig, W
 from rltool.gan.losses import LOSSES
 from rltool.gan.networks import Discriminator, Generator, Networks
 from rltool.gan.penalties import PENALTIES
+from rltool.gan.report import GenerationReport, Reference, evaluate_samples
 from rltool.gan.unrolling import unrolled
 from rltool.networks.backbone import copy_weights, evaluating
 from rltool.training.checkpoint import State, load_state, save_state
@@ -325,9 +326,24 @@ class GANLearner:
             episodes: How many are drawn.
             seed: Decides which.
         """
-        from rltool.gan.measuring import measure
+        report = evaluate_samples(self.sample, self.reference, n=episodes, seed=seed, quick=True)
+        figures = {name: each.value for name, each in report.figures.items()}
+        return {**figures, "n_real": report.n_real, "n_fake": report.n_fake, "score": report.score}
 
-        return measure(self.dataset, self.sample(episodes, seed))
+    @cached_property
+    def reference(self) -> Reference:
+        """The data as evaluations during the training see them."""
+        return Reference(self.dataset)
+
+    def test(self, n: int | None = None, seed: int = 0, extractor: str = "auto") -> GenerationReport:
+        """All figures of samples, with their intervals and verdicts.
+
+        Args:
+            n: How many samples are drawn; by default enough for the data's modes.
+            seed: Decides which.
+            extractor: What images are seen through, as `rltool.gan.extractor.find_extractor` takes it.
+        """
+        return evaluate_samples(self.sample, self.dataset, n=n, seed=seed, extractor=extractor)
 
     def labeled_samples(self, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Samples `(n, ...)` and their classes `(n,)`, as a classifier of the data reads them where it is sure.
@@ -340,7 +356,7 @@ class GANLearner:
         return label_samples(self.sample, self.dataset, n, seed)
 
     def usual_conditions(self, n: int) -> torch.Tensor | None:
-        """Conditions `(n, ...)` of samples that nobody has said anything of; None where there are no conditions."""
+        """What samples are where nobody asks, as conditions `(n, ...)`; None where there are none."""
         return None
 
     def read_condition(self, text: str, n: int) -> torch.Tensor:

@@ -18,7 +18,7 @@ def make_method(name: str, config: type[GANConfig], learner: str, data: str = "D
         presets=PRESETS.get(name, {}),
         run=GANRunConfig,
         training_metric="train/discriminator_loss",
-        evaluation_metric="quality",
+        evaluation_metric="fid",
     )
 
 

@@ -1,5 +1,22 @@
-"""Options tuned for data sets, by method; `rltool train` uses them unless told otherwise."""
+"""Options tuned for data sets, by method; `rltool train` uses them unless told otherwise, class constructors never do.
+
+Chosen by short trainings; `docs/generating.md` has the numbers.
+"""
 
 from typing import Any
 
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {}
+# Noise of as few numbers as the points have, a weak penalty, and large steps that fall to 0: the generator's map is to
+# be steep between the modes.
+POINTS: dict[str, Any] = {
+    "total_timesteps": 5_000,
+    "eval_freq": 1_000,
+    "noise_size": 2,
+    "discriminator_steps": 2,
+    "batch_size": 128,
+    "penalty_weight": 0.1,
+    "learning_rate": 2e-3,
+    "schedule": "cosine",
+    "beta1": 0.5,
+    "ema": 0.999,
+}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {"wgan-gp": {"ring8": POINTS, "grid25": POINTS}}
