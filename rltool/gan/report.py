@@ -110,18 +110,18 @@ class GenerationReport:
         lines = [
             f"{self.data}: {self.n_fake:,} samples against {self.n_real:,} training examples, seen through "
             f"{self.extractor}",
-            f"{'':16}{'samples':>10}  {'95% interval':<20}{f'{self.n_held_out:,} held-out examples':>24}",
+            f"{'':19}{'samples':>10}  {'95% interval':<20}{f'{self.n_held_out:,} held-out examples':>24}",
         ]
         half = self.n_real // 2
         for name, each in self.figures.items():
             title = f"{name} of {self.num_modes}" if name == "modes" else name
             interval = f"{each.low:.4g} to {each.high:.4g}" if each.has_interval else ""
             beside = f"{self.held_out[name]:.4g}" if name in self.held_out else ""
-            lines.append(f"{title:16}{each.value:>10.4g}  {interval:<20}{beside:>24}")
-        lines.append(f"{'fid of halves':16}{self.fid_floor:>10.4g}  of the training examples, {half:,} each")
+            lines.append(f"{title:19}{each.value:>10.4g}  {interval:<20}{beside:>24}")
+        lines.append(f"{'fid of halves':19}{self.fid_floor:>10.4g}  of the training examples, {half:,} each")
         if self.support is not None:
             mine, theirs = self.support
-            lines.append(f"{'support':16}{mine:>10,.0f}  different samples, of the data {theirs:,.0f} or more")
+            lines.append(f"{'support':19}{mine:>10,.0f}  different samples, of the data {theirs:,.0f} or more")
         return "\n".join([*lines, *(f"warning: {each}" for each in self.warnings), *self.verdicts])
 
 
