@@ -51,6 +51,7 @@ def draw_learning_curve(run: Run) -> Path:
         other.plot(steps, values, color="tab:blue", label="training (last 100 episodes)" if plays else "training")
         if apart:
             other.spines["top"].set_visible(False)
+            axes.yaxis.label.set_color("tab:orange")
             other.set_ylabel(method.training_metric.removeprefix("train/").replace("_", " "), color="tab:blue")
     steps, values = curve(run, f"eval/{method.evaluation_metric}")
     if len(steps):
