@@ -326,9 +326,13 @@ class GANLearner:
             episodes: How many are drawn.
             seed: Decides which.
         """
-        report = evaluate_samples(self.sample, self.reference, n=episodes, seed=seed, quick=True)
+        report = evaluate_samples(self.measured, self.reference, n=episodes, seed=seed, quick=True)
         figures = {name: each.value for name, each in report.figures.items()}
         return {**figures, "n_real": report.n_real, "n_fake": report.n_fake, "score": report.score}
+
+    def measured(self, n: int, seed: int) -> Any:
+        """Samples `(n, ...)` to be measured; where classes are asked for, these `(n,)` as well."""
+        return self.sample(n, seed)
 
     @cached_property
     def reference(self) -> Reference:
@@ -343,7 +347,17 @@ class GANLearner:
             seed: Decides which.
             extractor: What images are seen through, as `rltool.gan.extractor.find_extractor` takes it.
         """
-        return evaluate_samples(self.sample, self.dataset, n=n, seed=seed, extractor=extractor)
+        return evaluate_samples(self.measured, self.dataset, n=n, seed=seed, extractor=extractor)
+
+    def labeled_samples(self, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Samples `(n, ...)` and their classes `(n,)`, as a classifier of the data reads them where it is sure.
+
+        Raises:
+            UserError: The data have no labels to train one by, or it is sure of too few samples.
+        """
+        from rltool.gan.labeling import label_samples
+
+        return label_samples(self.sample, self.dataset, n, seed)
 
     def usual_conditions(self, n: int) -> torch.Tensor | None:
         """What samples are where nobody asks, as conditions `(n, ...)`; None where there are none."""
