@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -20,10 +20,7 @@ from torch import nn
 from rltool.errors import UserError, unknown
 from rltool.gan.conditional_config import ConditionalGANConfig
 from rltool.gan.learner import Batch, Figures, GANLearner
-from rltool.gan.metrics.sums import Estimate
 from rltool.gan.networks import Discriminator, Generator
-from rltool.gan.recognition import recognized
-from rltool.gan.report import GenerationReport
 from rltool.networks.backbone import build_backbone
 from rltool.networks.heads import ValueHead
 from rltool.networks.layers import add_spectral_norm
@@ -236,6 +233,10 @@ class ConditionalGAN(GANLearner):
         """Samples `(n, ...)` in the data's range; without a condition, of all classes in turn."""
         return super().sample(n, seed, self.usual_conditions(n) if condition is None else condition)
 
+    def labeled_samples(self, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Samples `(n, ...)` and the classes `(n,)` that they were asked to be of."""
+        return self.sample(n, seed), np.arange(n) % len(self.classes)
+
     def draw(self, run: Any) -> None:
         """Also `classes.png`: a column of samples for each class."""
         super().draw(run)
@@ -244,24 +245,5 @@ class ConditionalGAN(GANLearner):
 
             save_image(tile(run.agent.sample(ROWS * len(self.classes)), len(self.classes)), run.path / "classes.png")
 
-    def condition_accuracy(self, n: int, seed: int, extractor: str = "auto") -> Estimate | None:
-        """How many of n samples a classifier takes for what was asked for; None where there is no classifier."""
-        return recognized(self.dataset, self.sample(n, seed), np.arange(n) % len(self.classes), extractor)
-
-    def evaluate(self, episodes: int = 2_500, seed: int = 0) -> dict[str, float]:
-        figures, accuracy = super().evaluate(episodes, seed), self.condition_accuracy(episodes, seed)
-        return figures if accuracy is None else {**figures, "condition_accuracy": accuracy.value}
-
-    def test(self, n: int | None = None, seed: int = 0, extractor: str = "auto") -> GenerationReport:
-        """All figures of samples, and `condition_accuracy`, beside what the classifier makes of held-out examples."""
-        report = super().test(n, seed, extractor)
-        accuracy = self.condition_accuracy(report.n_fake, seed, extractor)
-        if accuracy is None:
-            return report
-        held_out = recognized(self.dataset, self.dataset.test.x, self.dataset.test.y, extractor)
-        assert held_out is not None
-        return replace(
-            report,
-            figures={**report.figures, "condition_accuracy": accuracy},
-            held_out={**report.held_out, "condition_accuracy": held_out.value},
-        )
+    def measured(self, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.labeled_samples(n, seed)

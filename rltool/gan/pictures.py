@@ -29,14 +29,16 @@ def tile(images: np.ndarray, columns: int | None = None, gap: int = 1) -> np.nda
     """Images side by side.
 
     Args:
-        images: `(n, channels, height, width)` in [0, 1], one or three channels.
+        images: `(n, channels, height, width)` in [0, 1]; unless channels are one or three, their mean is shown.
         columns: How many in a row; by default as many as rows.
         gap: White pixels between them.
 
     Returns:
         Bytes `(height, width, 3)`.
     """
-    n, _, height, width = images.shape
+    n, channels, height, width = images.shape
+    if channels not in (1, 3):
+        images = images.mean(1, keepdims=True)
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
