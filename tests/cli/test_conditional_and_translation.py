@@ -15,7 +15,6 @@ def test_samples_of_what_is_asked_for(cli, workplace, nearest_mean):
     assert (workplace / "runs" / "latest" / "classes.png").stat().st_size > 200
     measured = cli("eval", "latest", "--samples", 60, "--json").json
     assert 0 <= measured["condition_accuracy"] < 0.5  # It has hardly been trained.
-    assert measured["held_out"]["condition_accuracy"] > 0.8
 
 
 def test_translation(cli, workplace, nearest_mean):
