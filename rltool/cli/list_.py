@@ -78,7 +78,7 @@ def defenses() -> None:
 
 @app.command("datasets")
 def datasets() -> None:
-    """Data sets that classifiers are trained on; a file `.npz`, or a folder of images, is one, too."""
+    """Data sets that classifiers and generators are trained on; a file `.npz`, or a folder of images, is one, too."""
     from rltool.data.datasets import DATASETS
 
     _table("data sets", ["data set", "what it is"], [[name, text] for name, text in DATASETS.items()])

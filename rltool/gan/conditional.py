@@ -25,6 +25,8 @@ from rltool.networks.backbone import build_backbone
 from rltool.networks.heads import ValueHead
 from rltool.networks.layers import add_spectral_norm
 
+ROWS, MOST_COLUMNS = 6, 32  # Of the picture that has a column for each class.
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -234,6 +236,14 @@ class ConditionalGAN(GANLearner):
     def labeled_samples(self, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Samples `(n, ...)` and the classes `(n,)` that they were asked to be of."""
         return self.sample(n, seed), np.arange(n) % len(self.classes)
+
+    def draw(self, run: Any) -> None:
+        """Also `classes.png`: a column of samples for each class."""
+        super().draw(run)
+        if len(self.shape) == 3 and len(self.classes) <= MOST_COLUMNS:
+            from rltool.gan.pictures import save_image, tile
+
+            save_image(tile(run.agent.sample(ROWS * len(self.classes)), len(self.classes)), run.path / "classes.png")
 
     def measured(self, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         return self.labeled_samples(n, seed)

@@ -54,6 +54,7 @@ class TranslationLearner(GANLearner):
             config.translator_blocks,
             config.translator_norm,
             config.skip_connections,
+            config.translator_residual,
             config.init,
         )
 

@@ -14,6 +14,8 @@ from rltool.networks.initialization import initialize
 from rltool.networks.observations import image_size
 from rltool.networks.resnet import BasicBlock, build_norm
 
+DARKEST = 0.01  # What black counts as where logits are added to: its own is infinite.
+
 
 class Translator(nn.Module):
     """Maps images `(B, channels, H, W)` in [0, 1] to images of the same shape, in [0, 1].
@@ -29,6 +31,8 @@ class Translator(nn.Module):
         blocks: Residual blocks in the middle.
         norm: Normalization: "layer", "batch" or "none".
         skip_connections: Whether the decoder sees what the encoder saw.
+        residual: Whether what comes out is added to the logits of the image, so that the translator begins as the
+            identity.
         init: Weight initialization.
 
     Raises:
@@ -42,13 +46,14 @@ class Translator(nn.Module):
         blocks: int = 2,
         norm: str = "layer",
         skip_connections: bool = True,
+        residual: bool = False,
         init: str = "orthogonal",
     ) -> None:
         super().__init__()
         if len(space.shape) != 3:
             raise UserError(f"translators map images to images, not {space}; give two data sets of images")
         self.space = space
-        self.skip_connections = skip_connections
+        self.skip_connections, self.residual = skip_connections, residual
         depth = image_size(space)[0]
         self.encoder = nn.ModuleList([_convolve(depth, channels[0], norm)])
         for before, after in pairwise(channels):
@@ -61,9 +66,12 @@ class Translator(nn.Module):
         self.last = nn.Conv2d(channels[0], depth, 3, padding=1)
         initialize(self, init)
         initialize(self.last, init, gain=1.0)
+        if residual:
+            nn.init.zeros_(self.last.weight)
+            nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]  # The layer has one.
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        seen = []
+        image, seen = x, []
         for stage in self.encoder:
             x = stage(x)
             seen.append(x)
@@ -71,7 +79,10 @@ class Translator(nn.Module):
         for stage, before in zip(self.decoder, seen[-2::-1], strict=True):
             x = nn.functional.interpolate(x, before.shape[2:])
             x = stage(torch.cat([x, before], 1) if self.skip_connections else x)
-        return torch.sigmoid(self.last(x))
+        logits = self.last(x)
+        if self.residual:
+            logits = logits + torch.logit(image, eps=DARKEST)
+        return torch.sigmoid(logits)
 
 
 def _convolve(in_channels: int, channels: int, norm: str, stride: int = 1) -> nn.Sequential:
