@@ -81,6 +81,7 @@ class GANLearner:
 
     method = "gan"
     config_class: type[GANConfig] = GANConfig
+    remedy = "lower --learning-rate, or take wgan-gp or sngan"  # Where numbers stop being finite.
     DESCRIBED: tuple[str, ...] = ("shape",)  # What is saved of the data, so that loading does without them.
 
     def __init__(
@@ -201,13 +202,13 @@ class GANLearner:
         self, real: torch.Tensor, fake: torch.Tensor, condition: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of real and of fake examples, in one pass where the two do not mix."""
-        if self.config.batch_norm or condition is not None:
+        if self.config.mixes_examples or condition is not None:
             return self.judge(real, condition), self.judge(fake, condition)
         real_logits, fake_logits = self.judge(torch.cat([real, fake])).chunk(2)
         return real_logits, fake_logits
 
     def judge_ahead(self, fake: torch.Tensor, batch: Batch) -> Callable[..., torch.Tensor]:
-        """`judge` by the discriminator after `unrolled_steps` steps on this minibatch."""
+        """`judge` by the discriminator after `unrolled_steps` steps on this minibatch, without penalties."""
         real, losses = self.augment(batch.x), self.loss.discriminator
         ahead = unrolled(
             self.model.discriminator,
@@ -279,7 +280,7 @@ class GANLearner:
         """
         callbacks = callback if isinstance(callback, Sequence) else [callback] if callback else []
         if not resume:
-            self.timesteps = 0
+            self.timesteps, self.film = 0, {}
         self.total_timesteps = total_timesteps
         with torch.random.fork_rng(devices=self._cuda()):  # The learner has random numbers of its own.
             self._set_rng_states(self.rng_state)
@@ -374,9 +375,11 @@ class GANLearner:
     def take_frame(self) -> None:
         """Keep what the generator makes of always the same noise, and what the critic of points says of the plane."""
         images = len(self.shape) == 3
+        if not images and self.shape != (2,):
+            return
         samples = self.sample(FILMED_IMAGES if images else FILMED_POINTS, seed=self.seed)
         frame = {"samples": torch.from_numpy((samples * 255).round().astype(np.uint8) if images else samples)}
-        if self.shape == (2,):
+        if not images:
             frame["levels"] = torch.from_numpy(self.levels(LEVELS).astype(np.float32))
         for name, tensor in frame.items():
             self.film.setdefault(name, []).append(tensor)

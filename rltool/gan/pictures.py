@@ -29,14 +29,16 @@ def tile(images: np.ndarray, columns: int | None = None, gap: int = 1) -> np.nda
     """Images side by side.
 
     Args:
-        images: `(n, channels, height, width)` in [0, 1], one or three channels.
+        images: `(n, channels, height, width)` in [0, 1]; unless channels are one or three, their mean is shown.
         columns: How many in a row; by default as many as rows.
         gap: White pixels between them.
 
     Returns:
         Bytes `(height, width, 3)`.
     """
-    n, _, height, width = images.shape
+    n, channels, height, width = images.shape
+    if channels not in (1, 3):
+        images = images.mean(1, keepdims=True)
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
@@ -209,7 +211,7 @@ def paint_points(samples: np.ndarray, levels: np.ndarray, window: np.ndarray) ->
     share = np.asarray(Image.fromarray(levels).resize((side, side), Image.Resampling.BILINEAR))[::-1]
     share = np.floor((share - low) / max(high - low, 1e-9) * 14)[..., None] / 14  # Steps are level sets.
     pixels = ((1 - share) * (253, 208, 162) + share * (188, 189, 220)).astype(np.uint8)
-    places = ((samples - window[0]) / (window[1] - window[0]) * side).astype(int)
+    places = np.nan_to_num((samples - window[0]) / (window[1] - window[0]) * side, nan=-1).clip(-1, side).astype(int)
     for x, y in places[((places >= 1) & (places < side - 1)).all(1)]:
         pixels[side - 2 - y : side + 1 - y, x - 1 : x + 2] = (0, 109, 44)
     return pixels

@@ -19,4 +19,9 @@ POINTS: dict[str, Any] = {
     "beta1": 0.5,
     "ema": 0.999,
 }
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {"wgan-gp": {"ring8": POINTS, "grid25": POINTS}}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "wgan-gp": {
+        "ring8": POINTS,
+        "grid25": {**POINTS, "total_timesteps": 20_000, "eval_freq": 2_000, "hidden_sizes": (128, 128, 128)},
+    },
+}
