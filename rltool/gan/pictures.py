@@ -211,7 +211,7 @@ def paint_points(samples: np.ndarray, levels: np.ndarray, window: np.ndarray) ->
     share = np.asarray(Image.fromarray(levels).resize((side, side), Image.Resampling.BILINEAR))[::-1]
     share = np.floor((share - low) / max(high - low, 1e-9) * 14)[..., None] / 14  # Steps are level sets.
     pixels = ((1 - share) * (253, 208, 162) + share * (188, 189, 220)).astype(np.uint8)
-    places = ((samples - window[0]) / (window[1] - window[0]) * side).astype(int)
+    places = np.nan_to_num((samples - window[0]) / (window[1] - window[0]) * side, nan=-1).clip(-1, side).astype(int)
     for x, y in places[((places >= 1) & (places < side - 1)).all(1)]:
         pixels[side - 2 - y : side + 1 - y, x - 1 : x + 2] = (0, 109, 44)
     return pixels
