@@ -142,6 +142,8 @@ def generated(summary: dict[str, Any]) -> str:
     found = [
         f"{text} {figure(name, summary[f'best_{name}'])}" for name, text in names.items() if f"best_{name}" in summary
     ]
+    if "class_kept" in summary:  # By translations.
+        found.append(f"class kept {figure('class_kept', summary['class_kept'])}")
     return "".join(f", {each}" for each in found)
 
 

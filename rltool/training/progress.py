@@ -130,7 +130,7 @@ def make_progress(show: bool) -> Progress:
 
 def figure(metric: str, value: float) -> str:
     """A result as it is printed: shares as percentages, what has no usual size with three digits."""
-    if metric.endswith(("accuracy", "high_quality")):
+    if metric.endswith(("accuracy", "high_quality", "class_kept")):
         return f"{value:.2%}"
     return f"{value:.3g}" if metric.endswith(("fid", "loss", "modes")) else f"{value:.1f}"
 
