@@ -9,6 +9,7 @@ import numpy as np
 from rltool.data.examples import Dataset, Part, split, split_dataset
 from rltool.data.images import load_images
 from rltool.data.npz import load_npz
+from rltool.data.points import POINTS, load_points
 from rltool.data.published import PUBLISHED, load_published
 from rltool.errors import unknown
 
@@ -17,6 +18,7 @@ __all__ = ["DATASETS", "Dataset", "Part", "load_dataset", "split"]
 DATASETS = {
     "digits": "1,797 handwritten digits of 8 x 8 pixels, part of scikit-learn",
     **{name: each.summary for name, each in PUBLISHED.items()},
+    **{name: each.summary for name, each in POINTS.items()},
 }
 
 
@@ -36,6 +38,8 @@ def load_dataset(name: str) -> Dataset:
     """
     if name == "digits":
         return _digits()
+    if name in POINTS:
+        return load_points(name)
     if name in PUBLISHED:
         return load_published(name)
     if name.endswith(".npz"):
