@@ -15,6 +15,7 @@ from rltool.networks.backbone import Backbone
 from rltool.networks.config import BackboneConfig
 from rltool.networks.distributions import Categorical
 from rltool.networks.heads import CategoricalHead, ValueHead, numpy_linear
+from rltool.networks.initialization import initialize
 from rltool.trees import Tree, map_tree
 
 
@@ -51,9 +52,8 @@ class SequenceGenerator(nn.Module):
             A distribution over tokens for each place, `n L` rows; and the value `(n, L)` of what stands before it,
             whose gradient stops at the features.
         """
-        before = (tokens if read is None else read)[:, :-1]
-        inputs = torch.cat([before.new_full((len(tokens), 1), self.words), before], 1)
-        features = self.backbone.sequence(self.embedding(inputs.T), self.backbone.initial_state(len(tokens)))
+        inputs = self.embedding(shifted(tokens if read is None else read, self.words))
+        features = self.backbone.sequence(inputs.transpose(0, 1), self.backbone.initial_state(len(tokens)))
         features = features.transpose(0, 1)
         return self.action_head(features.flatten(0, 1)), self.value_head(features.detach())
 
@@ -75,6 +75,10 @@ class SequenceGenerator(nn.Module):
 class SequenceDiscriminator(nn.Module):
     """Tells real sequences from generated ones.
 
+    A causal one reads as the generator does: what it has read says what each next token would speak for, so that the
+    verdict is a sum over tokens, sum over t of f(tokens before t)[token t], as GAIL judges an action in a state. One
+    network that reads a whole sequence, and has to find the odd token in it, learns far more slowly.
+
     Args:
         config: Options.
         words: Number of tokens.
@@ -89,8 +93,8 @@ class SequenceDiscriminator(nn.Module):
 
     def __init__(self, config: SeqGANConfig, words: int, length: int) -> None:
         super().__init__()
-        self.causal = config.credit == "prefixes"
-        self.embedding = nn.Embedding(words, config.embedding_size)
+        self.causal, self.words = config.credit == "prefixes", words
+        self.embedding = nn.Embedding(words + 1, config.embedding_size)  # The last one is where a sequence begins.
         self.dropout = nn.Dropout(config.discriminator_dropout)
         options = BackboneConfig(
             backbone=config.discriminator_backbone,
@@ -108,15 +112,21 @@ class SequenceDiscriminator(nn.Module):
                 f"the {config.discriminator_backbone} backbone has no memory, which --credit prefixes needs in the "
                 "discriminator; take --discriminator-backbone lstm, gru or transformer"
             )
-        self.head = ValueHead(self.backbone.out_features)
+        self.head = nn.Linear(self.backbone.out_features, words if self.causal else 1)
+        initialize(self.head, config.init, gain=0.01)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits of sequences `(n, L)`: `(n, L)` after each token if causal, else `(n, 1)`."""
-        x = self.dropout(self.embedding(tokens))
         if not self.causal:
-            return self.head(self.backbone(x))[:, None]
+            return self.head(self.backbone(self.dropout(self.embedding(tokens))))
+        x = self.dropout(self.embedding(shifted(tokens, self.words)))
         features = self.backbone.sequence(x.transpose(0, 1), self.backbone.initial_state(len(tokens)))
-        return self.head(features).T
+        return self.head(features.transpose(0, 1)).gather(2, tokens[:, :, None])[:, :, 0].cumsum(1)
+
+
+def shifted(tokens: torch.Tensor, begin: int) -> torch.Tensor:
+    """What stands before each of the tokens `(n, L)`; `begin` before the first."""
+    return torch.cat([tokens.new_full((len(tokens), 1), begin), tokens[:, :-1]], 1)
 
 
 class SequenceNetworks(nn.Module):
