@@ -21,8 +21,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="session")
 def datasets_of_all_tests(tmp_path_factory):
-    """Nobody's own datasets are seen or touched."""
+    """Nobody's own datasets, and what is kept beside them, are seen or touched."""
     os.environ["MINARI_DATASETS_PATH"] = str(tmp_path_factory.mktemp("datasets"))
+    os.environ["RLTOOL_DATA"] = str(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture

@@ -7,22 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rltool.data.examples import Dataset, Part
+from rltool.data.examples import Dataset, Modes, Part
 
 NUM_MIXTURE = 100_000  # Points of a mixture, as in Lin et al., "PacGAN", NeurIPS 2018.
-
-
-@dataclass(frozen=True)
-class Modes:
-    """A mixture of equal round Gaussians.
-
-    Attributes:
-        centers: Their means `(k, d)`.
-        std: Their standard deviation, the same along each axis.
-    """
-
-    centers: np.ndarray
-    std: float
 
 
 _angles = 2 * np.pi * np.arange(8) / 8
@@ -92,4 +79,4 @@ def load_points(name: str) -> Dataset:
     """A data set of `POINTS`, always the same."""
     known = POINTS[name]
     train, test = (known.draw(size, np.random.default_rng([seed, len(name)])) for seed, size in enumerate(known.sizes))
-    return Dataset(name, train, test, known.classes)
+    return Dataset(name, train, test, known.classes, MODES.get(name))

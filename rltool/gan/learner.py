@@ -29,9 +29,18 @@ from rltool.training.device import find_device
 from rltool.training.optimizers import Adam, Optimizer, RMSprop
 from rltool.validation import validate
 
+WON_OUTRIGHT = (
+    "the discriminator won outright: it told real from fake without effort, so the generator learned nothing more; try "
+    "--penalty r1, another method (wgan-gp, sngan), a lower --learning-rate with a higher --generator-learning-rate, "
+    "or, for few images, --augment shift,color"
+)
 Callback = Callable[[Any, dict[str, Any]], bool | None]
 Figures = dict[str, torch.Tensor]
 LARGE_BATCH = 1_024  # Samples at once, where nothing is learned from them.
+FRAMES = 48  # Of the film of a training.
+FILMED_POINTS, FILMED_IMAGES = 512, 36  # Samples in a frame.
+LEVELS = 48  # Points along each axis at which the critic of points is filmed.
+WON = 0.02  # Share of the loss of a discriminator that knows nothing, below which it has won.
 
 
 class Batch(NamedTuple):
@@ -71,6 +80,7 @@ class GANLearner:
 
     method = "gan"
     config_class: type[GANConfig] = GANConfig
+    DESCRIBED: tuple[str, ...] = ("shape",)  # What is saved of the data, so that loading does without them.
 
     def __init__(
         self,
@@ -100,6 +110,7 @@ class GANLearner:
         self.generator_optimizer = self._optimizer(generator, self.config.generator_learning_rate)
         self.discriminator_optimizer = self._optimizer(discriminator, None)
         self.averaged: Any = copy.deepcopy(generator) if self.config.ema else generator
+        self.film: dict[str, list[torch.Tensor]] = {}
         self._pairs: tuple[list[torch.Tensor], list[torch.Tensor]] = (
             list(self.averaged.parameters()),
             list(generator.parameters()),
@@ -125,7 +136,7 @@ class GANLearner:
     @cached_property
     def dataset(self) -> Dataset:
         """The data; loaded when first needed."""
-        return load_dataset(self.data)
+        return load_dataset(self.data, labeled=False)
 
     @cached_property
     def real(self) -> torch.Tensor:
@@ -276,6 +287,8 @@ class GANLearner:
                 while self.timesteps < total_timesteps:
                     figures = self.train_step()
                     self.timesteps += 1
+                    if self.timesteps * FRAMES // total_timesteps > (self.timesteps - 1) * FRAMES // total_timesteps:
+                        self.take_frame()
                     answers = [each(self, figures) for each in callbacks]
                     if any(answer is False for answer in answers):
                         break
@@ -314,11 +327,76 @@ class GANLearner:
         """
         from rltool.gan.measuring import measure
 
-        return measure(self.data, self.real.cpu().numpy(), self.sample(episodes, seed))
+        return measure(self.dataset, self.sample(episodes, seed))
+
+    def usual_conditions(self, n: int) -> torch.Tensor | None:
+        """Conditions `(n, ...)` of samples that nobody has said anything of; None where there are no conditions."""
+        return None
+
+    def read_condition(self, text: str, n: int) -> torch.Tensor:
+        """What a user asks samples to be, as conditions `(n, ...)`.
+
+        Raises:
+            UserError: This generator takes none.
+        """
+        raise UserError(f"{self.method} makes samples without conditions; train one that takes them, as cgan")
+
+    def take_frame(self) -> None:
+        """Keep what the generator makes of always the same noise, and what the critic of points says of the plane."""
+        images = len(self.shape) == 3
+        samples = self.sample(FILMED_IMAGES if images else FILMED_POINTS, seed=self.seed)
+        frame = {"samples": torch.from_numpy((samples * 255).round().astype(np.uint8) if images else samples)}
+        if self.shape == (2,):
+            frame["levels"] = torch.from_numpy(self.levels(LEVELS).astype(np.float32))
+        for name, tensor in frame.items():
+            self.film.setdefault(name, []).append(tensor)
+
+    @cached_property
+    def window(self) -> np.ndarray:
+        """The part of the plane that pictures of points show: least and largest coordinates, `(2, 2)`."""
+        x = self.dataset.train.x
+        low, high = x.min(0), x.max(0)
+        margin = 0.25 * float((high - low).max())
+        return np.stack([low - margin, high + margin])
+
+    def levels(self, resolution: int) -> np.ndarray:
+        """Logits of points on a grid over `window`, `(resolution, resolution)`; rows go up."""
+        low, high = self.window
+        axes = [np.linspace(low[k], high[k], resolution, dtype=np.float32) for k in range(2)]
+        points = torch.from_numpy(np.stack(np.meshgrid(*axes), -1).reshape(-1, 2)).to(self.device)
+        discriminator = self.model.discriminator
+        packed = points.repeat_interleave(discriminator.pack, 0)  # Each with itself.
+        with torch.no_grad(), evaluating(discriminator):
+            return discriminator(packed).reshape(resolution, resolution).cpu().numpy()
 
     def conclude(self, run: Any, progress: Any) -> dict[str, Any] | None:
-        """Draw what came out into the run's folder."""
-        return {}
+        """Draw what came out into the run's folder, and say so where the discriminator has won outright."""
+        run.agent.dataset = self.dataset  # There is no need to load it twice.
+        self.draw(run)
+        rows = [row["train/discriminator_loss"] for row in run.metrics if "train/discriminator_loss" in row]
+        won = self.has_won(rows)
+        if won:
+            progress.note(WON_OUTRIGHT)
+        return {"discriminator_won": won}
+
+    def draw(self, run: Any) -> None:
+        """Draw what the weights that were kept make."""
+        from rltool.gan.pictures import draw_run
+
+        draw_run(run.agent, run.path, self.film)
+
+    def has_won(self, losses: Sequence[float]) -> bool:
+        """Whether the discriminator told real from fake without effort in the last quarter of a training.
+
+        Then the generator learned nothing more. A Wasserstein critic may be sure: its gradient does not vanish.
+
+        Args:
+            losses: The discriminator's, over the training.
+        """
+        nothing = torch.zeros(1)
+        ignorant = float(self.loss.discriminator(nothing, nothing))
+        last = losses[-max(1, len(losses) // 4) :]
+        return bool(last) and ignorant > 0 and sum(last) / len(last) < WON * ignorant
 
     # Starting from others
 
@@ -362,7 +440,7 @@ class GANLearner:
             "method": self.method,
             "data": self.data,
             "config": self.config.model_dump(mode="json"),
-            "shape": list(self.shape),
+            **{name: list(getattr(self, name)) for name in self.DESCRIBED},
             "seed": self.seed,
         }
         networks = Networks(self.averaged, self.model.discriminator)
@@ -380,7 +458,8 @@ class GANLearner:
         if values.get("method") != cls.method:
             raise UserError(f"{path} holds no {cls.method}; load it with rltool.load")
         config = validate(cls.config_class, values["config"])
-        learner = cls(values["data"], config, seed=values["seed"], device=device, shape=tuple(values["shape"]))
+        described: dict[str, Any] = {name: tuple(values[name]) for name in cls.DESCRIBED}
+        learner = cls(values["data"], config, seed=values["seed"], device=device, **described)
         learner.model.load_state_dict(state.tensors)
         learner.averaged.load_state_dict(learner.model.generator.state_dict())
         learner.model.eval()
@@ -396,6 +475,7 @@ class GANLearner:
         for name, optimizer in self._optimizers().items():
             state.add(name, optimizer.state())
             state.values[f"{name}_steps"] = optimizer.steps
+        state.add("film", {name: torch.stack(frames) for name, frames in self.film.items()})
         state.add("rng", self._rng_states() if self.learning else self.rng_state)
         state.tensors = {name: tensor.detach().clone() for name, tensor in state.tensors.items()}
         return state
@@ -408,6 +488,7 @@ class GANLearner:
         self.averaged.load_state_dict(state.take("averaged"))
         for name, optimizer in self._optimizers().items():
             optimizer.load_state(state.take(name), state.values[f"{name}_steps"])
+        self.film = {name: list(frames) for name, frames in state.take("film").items()}
         self.rng_state = state.take("rng")
         return True
 

@@ -31,7 +31,7 @@ def distance_to_one(squared_norms: torch.Tensor) -> torch.Tensor:
 
 def gradient_penalty(judge: Judge, real: torch.Tensor, fake: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
     """Norms drawn to 1 at random points between pairs of real and fake (Gulrajani et al., NIPS 2017)."""
-    share = torch.rand(len(real), *(1,) * (real.ndim - 1), device=real.device)
+    share = torch.rand(len(real), *(1,) * (real.ndim - 1), dtype=real.dtype, device=real.device)
     return distance_to_one(squared_gradient_norms(judge, torch.lerp(real, fake, share), scale))
 
 
