@@ -100,8 +100,8 @@ def _report_classifier(classifier: Any, as_json: bool) -> None:
 
 
 def _report_generator(learner: Any, samples: int, seed: int, as_json: bool) -> None:
-    result = learner.evaluate(samples, seed)
-    result.pop("score")
+    result = (learner.test if hasattr(learner, "test") else learner.evaluate)(samples, seed)
+    result.pop("score", None)
     if as_json:
         print(json.dumps({"data": learner.data, **result}))
         return
