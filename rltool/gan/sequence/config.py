@@ -57,7 +57,7 @@ class SeqGANConfig(BackboneConfig):
     baseline: Literal["value", "batch", "none"] = Field(
         "value", description="What rewards are compared with: a learned value, the batch's mean at each place, nothing."
     )
-    objective: Literal["ppo", "reinforce"] = Field("ppo", description="Policy gradient.")
+    objective: Literal["ppo", "reinforce", "expected"] = Field("ppo", description="Policy gradient.")
     num_epochs: PositiveInt = Field(2, description="(ppo) Steps on the sequences of a round.")
     clip_range: PositiveFloat = Field(0.2, description="(ppo) Ratios of probabilities count up to 1 -+ this.")
     gamma: float = Field(1.0, ge=0, le=1, description="Discount of rewards of later tokens.")

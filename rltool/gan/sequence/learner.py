@@ -231,6 +231,10 @@ class SeqGAN:
             log_prob = distribution.log_prob(actions.flatten())[rows]
             if config.objective == "ppo":
                 loss = clipped_objective(log_prob - old_log_prob, weights, config.clip_range)
+            elif config.objective == "expected":
+                with torch.no_grad(), evaluating(self.discriminator):
+                    worth = self.discriminator.speaks_for(actions).flatten(0, 1)[rows]
+                loss = -(distribution.log_probs[rows].exp() * worth).sum(1).mean()
             else:
                 loss = -(weights * log_prob).mean()
             figures["policy_gradient_loss"] = loss.detach()

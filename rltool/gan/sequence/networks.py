@@ -119,9 +119,13 @@ class SequenceDiscriminator(nn.Module):
         """Logits of sequences `(n, L)`: `(n, L)` after each token if causal, else `(n, 1)`."""
         if not self.causal:
             return self.head(self.backbone(self.dropout(self.embedding(tokens))))
+        return self.speaks_for(tokens).gather(2, tokens[:, :, None])[:, :, 0].cumsum(1)
+
+    def speaks_for(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What each token would add to the logit, `(n, L, words)`, if it stood at each place of sequences `(n, L)`."""
         x = self.dropout(self.embedding(shifted(tokens, self.words)))
         features = self.backbone.sequence(x.transpose(0, 1), self.backbone.initial_state(len(tokens)))
-        return self.head(features.transpose(0, 1)).gather(2, tokens[:, :, None])[:, :, 0].cumsum(1)
+        return self.head(features.transpose(0, 1))
 
 
 def shifted(tokens: torch.Tensor, begin: int) -> torch.Tensor:
