@@ -23,7 +23,7 @@ AT_ONCE = 500  # Sequences, whose probabilities stay in the cache.
 State = dict[str, np.ndarray]
 
 SEQUENCES = {
-    "oracle": "10,000 sequences of 20 out of 100 tokens, from an LSTM with random weights (oracle-N: out of N tokens)",
+    "oracle": "10,000 sequences of 20 out of 20 tokens, from an LSTM with random weights (oracle-N: out of N)",
     "grammar": "5,000 English sentences of a small grammar, whose verbs agree with subjects that may lie far back",
 }
 
@@ -255,7 +255,7 @@ def load_sequences(
         raise unknown("sequence data", name, [*SEQUENCES, "FILE.txt"])
     if tokens != "auto" or max_length is not None:
         raise UserError(f"{name} has its own tokens; leave out --tokens and --max-length, which are for text files")
-    return _grammar(Grammar()) if known is None else _oracle(name, int(known[1] or 100))
+    return _grammar(Grammar()) if known is None else _oracle(name, int(known[1] or 20))
 
 
 def _oracle(name: str, words: int) -> Sequences:

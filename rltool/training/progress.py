@@ -11,7 +11,7 @@ from rltool.training.loggers import Row
 
 BARS = "▁▂▃▄▅▆▇█"
 # The metrics that are shown, in this order, where there are such; those of training episodes or examples as a curve.
-CURVES = {"rollout/ep_rew_mean": "return", "train/accuracy": "accuracy"}
+CURVES = {"rollout/ep_rew_mean": "return", "train/accuracy": "accuracy", "train/nll": "NLL"}
 SHOWN = CURVES | {"rollout/ep_len_mean": "length", "eval/mean_return": "evaluated", "eval/accuracy": "evaluated"}
 
 
@@ -120,8 +120,8 @@ def make_progress(show: bool) -> Progress:
 
 
 def figure(metric: str, value: float) -> str:
-    """A result as it is printed: accuracies as percentages."""
-    return f"{value:.2%}" if metric.endswith("accuracy") else f"{value:.1f}"
+    """A result as it is printed: accuracies as percentages, likelihoods in nats."""
+    return f"{value:.2%}" if metric.endswith("accuracy") else f"{value:.3f}" if "nll" in metric else f"{value:.1f}"
 
 
 def sparkline(values: Any, width: int) -> str:

@@ -56,10 +56,10 @@ def test_likelihood_learns_a_tiny_language(file):
     assert learner.nll(learner.dataset.test) == pytest.approx(np.log(6) / 4, abs=0.05)
 
 
-def learn_from_verdicts(file, objective, total, learning_rate):
+def learn_from_verdicts(file, all_tokens, total, learning_rate):
     """Share of right lines of a generator that has never seen a likelihood."""
     config = SeqGANConfig(
-        objective=objective, pretraining=0, batch_size=64, model_size=16, embedding_size=8, discriminator_size=16,
+        objective="ppo", all_tokens=all_tokens, pretraining=0, batch_size=64, model_size=16, embedding_size=8, discriminator_size=16,
         discriminator_learning_rate=5e-3, discriminator_pretraining=50, discriminator_steps=2, num_epochs=2,
         learning_rate=learning_rate, ent_coef=0.02, baseline="batch",
     )  # fmt: skip
@@ -69,12 +69,12 @@ def learn_from_verdicts(file, objective, total, learning_rate):
 
 
 def test_a_discriminator_alone_teaches_a_tiny_language(file):
-    assert learn_from_verdicts(file, "expected", 12_000, 1e-2) > 0.25
+    assert learn_from_verdicts(file, True, 12_000, 1e-2) > 0.25
 
 
 @pytest.mark.slow
-def test_a_discriminator_alone_teaches_a_tiny_language_by_ppo(file):
-    assert learn_from_verdicts(file, "ppo", 40_000, 5e-3) > 0.5
+def test_a_discriminator_alone_teaches_a_tiny_language_by_drawn_tokens(file):
+    assert learn_from_verdicts(file, False, 40_000, 5e-3) > 0.5
 
 
 @pytest.mark.parametrize("credit", ["rollouts", "sequence"])
@@ -162,11 +162,12 @@ def test_a_control_learns_nothing_from_the_discriminator(file):
 
 def test_the_temperature_that_costs_as_much_likelihood(file):
     learner = SeqGAN(file, SeqGANConfig(control="mle", **TINY))
-    learner.learn(6_000)
+    learner.learn(12_000)
     test = learner.dataset.test
     assert equally_unlikely(learner, learner.nll(test) - 0.1) == 1
-    temperature = equally_unlikely(learner, learner.nll(test, 0.6))
-    assert temperature == pytest.approx(0.6, abs=0.01)
+    temperature = equally_unlikely(learner, learner.nll(test, 0.3))
+    assert learner.nll(test, 0.3) > learner.nll(test) + 0.01
+    assert temperature == pytest.approx(0.3, abs=0.01)
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ class SeqGANConfig(BackboneConfig):
     )
 
     pretraining: NonNegativeInt = Field(
-        200_000, description="Sequences of the data that are learned by maximum likelihood first; part of the budget."
+        100_000, description="Sequences of the data that are learned by maximum likelihood first; part of the budget."
     )
     pretraining_learning_rate: PositiveFloat = Field(5e-3, description="Step size meanwhile.")
     scheduled_sampling: float = Field(
@@ -42,7 +42,7 @@ class SeqGANConfig(BackboneConfig):
         "pretraining; it grows from 0 (scheduled sampling).",
     )
     batch_size: PositiveInt = Field(64, description="Sequences in a minibatch, and of a round.")
-    learning_rate: PositiveFloat = Field(1e-3, description="Step size of the generator's policy gradient.")
+    learning_rate: PositiveFloat = Field(2e-3, description="Step size of the generator's policy gradient.")
     max_grad_norm: PositiveFloat = Field(5.0, description="Gradients of the generator are scaled down to this norm.")
 
     credit: Credit = Field(
@@ -57,7 +57,12 @@ class SeqGANConfig(BackboneConfig):
     baseline: Literal["value", "batch", "none"] = Field(
         "value", description="What rewards are compared with: a learned value, the batch's mean at each place, nothing."
     )
-    objective: Literal["ppo", "reinforce", "expected"] = Field("ppo", description="Policy gradient.")
+    objective: Literal["ppo", "reinforce"] = Field("reinforce", description="Policy gradient.")
+    all_tokens: bool = Field(
+        True,
+        description="(credit prefixes) A token's own reward counts as the mean over all tokens that could stand there; "
+        "what is left to the one that was drawn are the rewards after it.",
+    )
     num_epochs: PositiveInt = Field(2, description="(ppo) Steps on the sequences of a round.")
     clip_range: PositiveFloat = Field(0.2, description="(ppo) Ratios of probabilities count up to 1 -+ this.")
     gamma: float = Field(1.0, ge=0, le=1, description="Discount of rewards of later tokens.")
@@ -75,9 +80,9 @@ class SeqGANConfig(BackboneConfig):
     discriminator_loss: Literal["non-saturating", "least-squares", "hinge", "wasserstein"] = Field(
         "non-saturating", description="What it is trained by."
     )
-    discriminator_steps: PositiveInt = Field(4, description="Its steps in each round.")
+    discriminator_steps: PositiveInt = Field(3, description="Its steps in each round.")
     discriminator_pretraining: NonNegativeInt = Field(300, description="Its steps before the first round.")
-    discriminator_learning_rate: PositiveFloat = Field(2e-3, description="Its step size.")
+    discriminator_learning_rate: PositiveFloat = Field(3e-3, description="Its step size.")
 
     control: Control = Field(
         "none",
@@ -92,9 +97,9 @@ class SeqGANRunConfig(RunConfig):
     """A run whose timesteps are sequences that the generator learned from, as often as it did."""
 
     total_timesteps: PositiveInt = Field(
-        400_000, description="Budget: sequences in the minibatches of the generator, pretraining included."
+        150_000, description="Budget: sequences in the minibatches of the generator, pretraining included."
     )
-    log_freq: PositiveInt = Field(4_000, description="Sequences between two rows of metrics.csv.")
-    eval_freq: NonNegativeInt = Field(20_000, description="Sequences between two evaluations; 0: never.")
+    log_freq: PositiveInt = Field(2_000, description="Sequences between two rows of metrics.csv.")
+    eval_freq: NonNegativeInt = Field(10_000, description="Sequences between two evaluations; 0: never.")
     eval_episodes: PositiveInt = Field(1_000, description="Sequences that an evaluation draws.")
-    save_freq: NonNegativeInt = Field(100_000, description="Sequences between two checkpoints; 0: only at the end.")
+    save_freq: NonNegativeInt = Field(50_000, description="Sequences between two checkpoints; 0: only at the end.")

@@ -218,37 +218,48 @@ class SeqGAN:
         """
         config, valid = self.config, self.valid(tokens)
         actions, rows = self._tensor(tokens), self._tensor(valid).flatten()
+        reward = (rewards * valid.T).sum() / (valid.sum() if config.credit == "rollouts" else len(tokens))
+        worth = None
+        if config.all_tokens and self.discriminator.causal and config.control == "none":
+            worth = self.worth(actions)[rows]
+            rewards = config.gamma * np.concatenate([rewards[1:], np.zeros_like(rewards[:1])])
         with torch.no_grad():
             distribution, values = self.generator(actions)
             old_log_prob = distribution.log_prob(actions.flatten())[rows]
-        advantages, returns = assign_credit(rewards, values.cpu().numpy().T, valid.T, config)
+        old_values = values.cpu().numpy()
+        advantages, returns = assign_credit(rewards, old_values.T, valid.T, config)
         weights, targets = self._tensor(advantages.T).flatten()[rows], self._tensor(returns.T).flatten()[rows]
-        reward = (rewards * valid.T).sum() / (valid.sum() if config.credit == "rollouts" else len(tokens))
         figures: Figures = {"reward": float(reward)}
-        figures |= explained_variance(returns.T[valid], values.cpu().numpy()[valid])
+        if config.baseline == "value":
+            figures |= explained_variance(returns.T[valid], old_values[valid])
         for _ in range(config.num_epochs if config.objective == "ppo" else 1):
             distribution, values = self.generator(actions)
             log_prob = distribution.log_prob(actions.flatten())[rows]
+            log_ratio = log_prob - old_log_prob
             if config.objective == "ppo":
-                loss = clipped_objective(log_prob - old_log_prob, weights, config.clip_range)
-            elif config.objective == "expected":
-                with torch.no_grad(), evaluating(self.discriminator):
-                    worth = self.discriminator.speaks_for(actions).flatten(0, 1)[rows]
-                loss = -(distribution.log_probs[rows].exp() * worth).sum(1).mean()
+                loss = clipped_objective(log_ratio, weights, config.clip_range)
             else:
                 loss = -(weights * log_prob).mean()
+            if worth is not None:
+                loss = loss - (distribution.log_probs[rows].exp() * worth).sum(1).mean()
             figures["policy_gradient_loss"] = loss.detach()
             if config.baseline == "value":
                 loss = loss + config.vf_coef * F.mse_loss(values.flatten()[rows], targets)
             entropy = distribution.entropy()[rows].mean()
-            loss = loss - config.ent_coef * entropy
+            if config.ent_coef:
+                loss = loss - config.ent_coef * entropy
             if config.teacher_forcing:
                 loss = loss + config.teacher_forcing * self.likelihood_loss(self.real())
             figures |= {"entropy": entropy.detach(), "grad_norm": self._step(loss)}
-            log_ratio = (log_prob - old_log_prob).detach()
+            log_ratio = log_ratio.detach()
             figures |= {"approx_kl": approx_kl(log_ratio), "clip_fraction": clip_fraction(log_ratio, config.clip_range)}
             self.timesteps += len(tokens)
         return figures
+
+    def worth(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The reward of each token that could stand at each place of sequences `(n, L)`, as rows `(n L, words)`."""
+        with torch.no_grad(), evaluating(self.discriminator):
+            return self.discriminator.speaks_for(tokens).flatten(0, 1)
 
     def learn(
         self, total_timesteps: int, callback: Callback | Sequence[Callback] | None = None, *, resume: bool = False
