@@ -4,7 +4,7 @@
 
 Every run trains its own controls: maximum likelihood alone and a constant reward, for as many updates; and measures the
 first one's generator again at the temperature at which the test data are as unlikely to it as to the sequence GAN's.
-`oracle`: negative log-likelihood of 2,000 samples under the oracle, in nats per token. `grammar`: share of 2,000 samples
+`oracle`: negative log-likelihood of 2,000 samples under the oracle, in nats per token. `grammar`: share of 2,000 of them
 that the grammar accepts. Results go into `benchmarks/results/seqgan-PART.json` and `docs/benchmarks.md`.
 """
 
@@ -27,6 +27,7 @@ LARGE = ["--preset", "none", "--total-timesteps", "70000", "--pretraining", "450
 YU = ["--credit", "rollouts", "--reward", "probability", "--baseline", "none", "--discriminator-steps", "1"]
 ORACLE: dict[str, tuple[str, list[str]]] = {
     "oracle, preset": ("oracle", []),
+    "oracle, learned baseline": ("oracle", ["--baseline", "value"]),
     "oracle, 32 units": ("oracle", LARGE),
     "oracle, as Yu et al.": ("oracle", YU),
     "oracle-100, 32 units": ("oracle-100", LARGE),

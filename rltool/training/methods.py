@@ -38,7 +38,9 @@ METHODS.add("cgan", "rltool.gan.methods:cgan", "conditional GAN: samples of the 
 METHODS.add("pix2pix", "rltool.gan.methods:pix2pix", "translation from one domain of images to another, from pairs")
 METHODS.add("cyclegan", "rltool.gan.methods:cyclegan", "translation between two domains of images, without pairs")
 METHODS.add(
-    "seqgan", "rltool.gan.sequence.methods:seqgan", "sequence GAN: policy gradient on what a discriminator says of tokens"
+    "seqgan",
+    "rltool.gan.sequence.methods:seqgan",
+    "sequence GAN: policy gradient on what a discriminator says of tokens",
 )
 
 

@@ -13,6 +13,7 @@ from rltool.gan.sequence import SeqGAN, SeqGANConfig
 from rltool.gan.sequence.controls import equally_unlikely, verdict
 from rltool.networks.backbone import evaluating
 
+
 @pytest.fixture
 def cli(monkeypatch, capsys):
     """`cli("sample", ...)` runs the command line in this process and returns what it prints."""
@@ -59,9 +60,9 @@ def test_likelihood_learns_a_tiny_language(file):
 def learn_from_verdicts(file, all_tokens, total, learning_rate):
     """Share of right lines of a generator that has never seen a likelihood."""
     config = SeqGANConfig(
-        objective="ppo", all_tokens=all_tokens, pretraining=0, batch_size=64, model_size=16, embedding_size=8, discriminator_size=16,
-        discriminator_learning_rate=5e-3, discriminator_pretraining=50, discriminator_steps=2, num_epochs=2,
-        learning_rate=learning_rate, ent_coef=0.02, baseline="batch",
+        objective="ppo", num_epochs=2, all_tokens=all_tokens, pretraining=0, batch_size=64, model_size=16,
+        embedding_size=8, discriminator_size=16, discriminator_learning_rate=5e-3, discriminator_pretraining=50,
+        discriminator_steps=2, learning_rate=learning_rate, ent_coef=0.02,
     )  # fmt: skip
     learner = SeqGAN(file, config)
     assert right(learner.sample_text(300)) < 0.1

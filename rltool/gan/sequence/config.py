@@ -54,8 +54,8 @@ class SeqGANConfig(BackboneConfig):
     reward: Literal["logit", "probability", "log"] = Field(
         "logit", description="The verdict: the discriminator's logit, its probability of real, or the logarithm of it."
     )
-    baseline: Literal["value", "batch", "none"] = Field(
-        "value", description="What rewards are compared with: a learned value, the batch's mean at each place, nothing."
+    baseline: Literal["batch", "value", "none"] = Field(
+        "batch", description="What rewards are compared with: the batch's mean at each place, a learned value, nothing."
     )
     objective: Literal["ppo", "reinforce"] = Field("reinforce", description="Policy gradient.")
     all_tokens: bool = Field(

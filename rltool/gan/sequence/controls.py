@@ -43,7 +43,9 @@ def compare_with_controls(run: Run, learner: Any, progress: Progress) -> dict[st
         if not trained.summary.get("finished"):
             return None
         trained.agent.dataset = learner.dataset  # There is no need to load it twice.
-        figures |= {f"{name}_{key}": value for key, value in trained.agent.test().items() if key[:2] not in ("re", "n_")}
+        figures |= {
+            f"{name}_{key}": value for key, value in trained.agent.test().items() if key[:2] not in ("re", "n_")
+        }
         if name == "mle":
             temperature = equally_unlikely(trained.agent, unlikely)
             cold = trained.agent.test(decoder=Decoder(temperature))
@@ -85,5 +87,7 @@ def verdict(summary: dict[str, Any]) -> list[str]:
     sign = JUDGED_BY[by]
     ahead = [description for name, description in sides.items() if sign * (summary[by] - summary[f"{name}_{by}"]) <= 0]
     if ahead:
-        lines.append(f"no better in {by} than {' and '.join(ahead)}: no evidence that the discriminator taught anything")
+        lines.append(
+            f"no better in {by} than {' and '.join(ahead)}: no evidence that the discriminator taught anything"
+        )
     return lines

@@ -19,7 +19,7 @@ from rltool.errors import TrainingError, UserError
 from rltool.gan.losses import LOSSES
 from rltool.gan.sequence.config import SeqGANConfig
 from rltool.gan.sequence.credit import assign_credit, last_rewards, last_tokens, prefix_rewards, rollout_rewards
-from rltool.gan.sequence.decoding import ALL, Decoder, LanguageModel, beam_search, generate, walk
+from rltool.gan.sequence.decoding import ALL, Decoder, LanguageModel, beam_search, generate
 from rltool.gan.sequence.metrics import bleu, shares
 from rltool.gan.sequence.networks import SequenceNetworks
 from rltool.networks.backbone import copy_weights, evaluating
@@ -394,7 +394,9 @@ class SeqGAN:
             if data.oracle is not None:
                 figures[f"{side}nll_oracle"] = float(data.oracle.nll(tokens).mean())
             if data.grammar is not None:
-                figures[f"{side}grammatical"] = float(np.mean([data.grammar.accepts(s.split()) for s in self.text(tokens)]))
+                figures[f"{side}grammatical"] = float(
+                    np.mean([data.grammar.accepts(s.split()) for s in self.text(tokens)])
+                )
             figures[f"{side}self_bleu"] = bleu(tokens, None, words, self.end)
             figures |= {f"{side}{name}": value for name, value in shares(tokens, data.train).items()}
         half = len(real) // 2

@@ -145,4 +145,3 @@ class SequenceNetworks(nn.Module):
     def backbone(self) -> Backbone:
         """The generator's, which other runs may start from."""
         return self.generator.backbone
-
