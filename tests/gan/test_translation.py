@@ -71,7 +71,7 @@ def test_cyclegan_never_sees_a_pair():
 
 
 def test_cyclegan_learns_to_invert_without_pairs(nearest_mean):
-    learner = make("cyclegan").learn(200)
+    learner = make("cyclegan").learn(150)
     figures = learner.evaluate()
     assert figures["class_kept"] > 0.7
     assert figures["class_kept_back"] > 0.7
