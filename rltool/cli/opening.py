@@ -66,10 +66,23 @@ def open_agent(
     else:
         opened = Run(run)
         agent, folder = opened.agent, opened.path
+        if not hasattr(agent, "predict"):
+            raise UserError(f"{run} is a run of {opened.method}, which plays in no environment; take an agent's run")
         env_id, env_kwargs = env or opened.data, opened.options.env_kwargs
     env_kwargs = (evaluation.for_evaluation(env_kwargs) if env is None else {}) | parse_assignments(env_arg)
     evaluation.check_spaces(agent, env_id, env_kwargs)
     return agent, folder, env_id, env_kwargs
+
+
+def open_generator(run: str) -> Any | None:
+    """The GAN of a run; None where a run, or a file, is of something else."""
+    from rltool.training.methods import METHODS
+    from rltool.training.run import Run
+
+    if Path(run).is_file():
+        return None
+    learner = METHODS[Run(run).method].load().learner_class()
+    return Run(run).agent if hasattr(learner, "sample") else None
 
 
 def open_classifier(run: str) -> Any | None:

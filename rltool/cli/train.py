@@ -120,17 +120,33 @@ def _train_one(name: str, data: str, options: dict[str, Any], as_json: bool, qui
 def report(run: Any) -> None:
     """Say how a run ended, and what can be done with it."""
     from rltool.agents.controls import verdict
+    from rltool.gan.sequence.controls import verdict as verdict_on_sequences
 
     summary = run.summary
+    said = [*verdict(summary), *verdict_on_sequences(summary), *disagreement(summary), *continued(summary)]
     result = summary.get("mean_return")
     print(
         f"{summary['total_timesteps']:,} timesteps in {summary['seconds']:.1f} s "
         f"({summary['timesteps_per_second']:,.0f} timesteps/s)"
         + (f", best return {result:.1f}" if result is not None else "")
         + (f", test accuracy {summary['test_accuracy']:.2%}" if "test_accuracy" in summary else "")
-        + "".join(f"\n{sentence}" for sentence in [*verdict(summary), *disagreement(summary), *continued(summary)])
+        + generated(summary)
+        + "".join(f"\n{sentence}" for sentence in said)
         + _next_steps(run)
     )
+
+
+def generated(summary: dict[str, Any]) -> str:
+    """What a summary says of the samples of the best weights."""
+    from rltool.training.progress import figure
+
+    names = {"modes": "modes", "high_quality": "high quality", "fid": "FID"}
+    found = [
+        f"{text} {figure(name, summary[f'best_{name}'])}" for name, text in names.items() if f"best_{name}" in summary
+    ]
+    if "class_kept" in summary:  # By translations.
+        found.append(f"class kept {figure('class_kept', summary['class_kept'])}")
+    return "".join(f", {each}" for each in found)
 
 
 def _next_steps(run: Any) -> str:
@@ -138,7 +154,8 @@ def _next_steps(run: Any) -> str:
 
     command = f"rltool eval {shown(run.path)}"
     if METHODS[run.method].load().evaluation_metric != "mean_return":
-        return f"\ntest it:   {command}"
+        samples = f"\nsamples:   {shown(run.path)}/samples.png" if (run.path / "samples.png").exists() else ""
+        return f"\ntest it:   {command}{samples}"
     return f"\nwatch it:  {command} --render human\nfilm it:   {command} --video"
 
 
