@@ -395,7 +395,7 @@ def _memorized(reference: Reference, fake: Seen) -> Estimate:
 
 
 def _warnings(reference: Reference, n: int) -> tuple[str, ...]:
-    return tuple(
+    warnings = [
         f"{count} {what} are fewer than the {reference.size} features: their covariance is singular and FID far too "
         f"large; {remedy}"
         for count, what, remedy in (
@@ -403,4 +403,10 @@ def _warnings(reference: Reference, n: int) -> tuple[str, ...]:
             (n, "samples", "draw more"),
         )
         if count < reference.size
-    )
+    ]
+    if reference.num_modes is not None and n < 2 * modes.LEAST * reference.num_modes:
+        warnings.append(
+            f"{n} samples are few for {reference.num_modes} modes, found by {modes.LEAST} good ones each; draw "
+            f" {DRAWN_PER_MODE * reference.num_modes:,}"
+        )
+    return tuple(warnings)
