@@ -407,6 +407,6 @@ def _warnings(reference: Reference, n: int) -> tuple[str, ...]:
     if reference.num_modes is not None and n < 2 * modes.LEAST * reference.num_modes:
         warnings.append(
             f"{n} samples are few for {reference.num_modes} modes, found by {modes.LEAST} good ones each; draw "
-            f" {DRAWN_PER_MODE * reference.num_modes:,}"
+            f"{DRAWN_PER_MODE * reference.num_modes:,}"
         )
     return tuple(warnings)
