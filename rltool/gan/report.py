@@ -260,8 +260,11 @@ class Reference:
 
     @cached_property
     def held_out(self) -> dict[str, float]:
-        """What test examples score."""
-        return _values(measure(self, self.test, replicates=0))
+        """What test examples score; modes are left out where they are too few to find them."""
+        figures = measure(self, self.test, replicates=0)
+        if self.test.count < 2 * modes.LEAST * (self.num_modes or 0):
+            del figures["modes"]
+        return _values(figures)
 
     @cached_property
     def floor(self) -> float:
