@@ -1,6 +1,6 @@
 """Generators: what they find of known distributions, in how many seconds, and what an iteration costs.
 
-    python benchmarks/gan.py [toys|images|speed|all] [--seeds 5] [--rounds 7] [--images digits FILE.npz]
+    python benchmarks/gan.py [toys|images|speed|all] [--data digits FILE.npz] [--seeds 5] [--rounds 7]
 
 `toys`: modes, high-quality share and divergence of `wgan-gp` with tuned options on 8 and on 25 Gaussians, and seconds.
 `images`: FID against the distance between the halves of the training examples, through a classifier of the same data.
@@ -58,14 +58,13 @@ def _cell(measured: list[Measurement], name: str, digits: int) -> str:
 
 
 def images(data: str, seeds: int) -> Row:
-    """Train on images; as many samples as there are training examples."""
+    """Train on images, with the options of digits; as many samples as examples in half of the training part."""
     measured: list[Measurement] = []
     name = Path(data).stem
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
-            preset = {"preset": "digits-28"} if name.startswith("mnist") else {}
-            run = rltool.train("wgan-gp", data, seed=seed, run_dir=folder, **preset)
-            count = len(run.agent.dataset.train) // 2  # As many as in each half of the floor.
+            run = rltool.train("wgan-gp", data, seed=seed, run_dir=folder, preset="digits")
+            count = len(run.agent.dataset.train) // 2
             found = run.agent.test(count, seed=1_000)
             measured.append(
                 {

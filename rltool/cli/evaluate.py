@@ -107,5 +107,16 @@ def _report_classifier(classifier: Any, as_json: bool) -> None:
 
 
 def _report_generator(learner: Any, samples: int | None, seed: int, extractor: str, as_json: bool) -> None:
+    if hasattr(learner, "sample_text"):
+        _report_sequences(learner, learner.test(samples or 2_000, seed), as_json)
+        return
     report = learner.test(samples, seed, extractor)
     print(json.dumps(report.to_dict()) if as_json else report)
+
+
+def _report_sequences(learner: Any, result: dict[str, Any], as_json: bool) -> None:
+    result.pop("score", None)
+    if as_json:
+        print(json.dumps({"data": learner.data, **result}))
+        return
+    print(f"{learner.data}: " + ", ".join(f"{name} {value:.4g}" for name, value in result.items()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,8 +25,8 @@ def sample(
         typer.Option(
             "--out",
             "-o",
-            help="A picture (.png) or arrays (.npz); a film (.gif, .mp4).",
-            show_default="samples.png, or film.gif",
+            help="A picture (.png) or arrays (.npz); a film (.gif, .mp4); a text (sequences).",
+            show_default="samples.png, film.gif, or the screen",
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Decides which.", min=0)] = 0,
@@ -37,6 +37,15 @@ def sample(
         bool, typer.Option("--interpolate", help="Strips from one sample to another, through the noise between them.")
     ] = False,
     film: Annotated[bool, typer.Option("--film", help="What the samples became, from frame to frame.")] = False,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="(Sequences) Logits are divided by it; 0: greedy decoding.", min=0)
+    ] = 1.0,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", help="(Sequences) Draw from so many of the likeliest tokens.", min=1)
+    ] = None,
+    beam: Annotated[
+        int | None, typer.Option("--beam", help="(Sequences) Search the likeliest ones, by a beam so wide.", min=1)
+    ] = None,
     json_: AsJson = False,
 ) -> None:
     """Let a trained generator make samples."""
@@ -48,6 +57,9 @@ def sample(
     learner = open_generator(run)
     if learner is None:
         raise UserError(f"{opened.method} makes no samples; train one that does: rltool train wgan-gp digits")
+    if hasattr(learner, "sample_text"):
+        _sample_sequences(learner, n, out, seed, temperature, top_k, beam, json_)
+        return
     out = out or Path("film.gif" if film else "samples.png")
     if film:
         pictures.save_film(learner, opened, out)
@@ -58,3 +70,28 @@ def sample(
         pictures.save_samples(learner, learner.sample(n, seed, wanted), out)
     what = "a film" if film else f"{n} interpolations" if interpolate else f"{n} samples"
     print(json.dumps({"run": str(opened.path), "out": str(out), "seed": seed}) if json_ else f"{what}: {out}")
+
+
+def _sample_sequences(
+    learner: Any,
+    n: int,
+    out: Path | None,
+    seed: int,
+    temperature: float,
+    top_k: int | None,
+    beam: int | None,
+    as_json: bool,
+) -> None:
+    """Print sequences, or write them into a file, one in a line."""
+    from rltool.gan.sequence.decoding import Decoder
+
+    scored = learner.beam(n, beam) if beam is not None else None
+    texts = [text for text, _ in scored] if scored else learner.sample_text(n, seed, Decoder(temperature, top_k))
+    if out is not None:
+        out.write_text("\n".join(texts) + "\n", encoding="utf-8")
+        print(json.dumps({"out": str(out), "samples": len(texts)}) if as_json else f"{len(texts)} sequences: {out}")
+    elif as_json:
+        scores = {"log_probs": [score for _, score in scored]} if scored else {}
+        print(json.dumps({"samples": texts, **scores}))
+    else:
+        print("\n".join(f"{score:.3f}  {text}" for text, score in scored) if scored else "\n".join(texts))

@@ -120,8 +120,10 @@ def _train_one(name: str, data: str, options: dict[str, Any], as_json: bool, qui
 def report(run: Any) -> None:
     """Say how a run ended, and what can be done with it."""
     from rltool.agents.controls import verdict
+    from rltool.gan.sequence.controls import verdict as verdict_on_sequences
 
     summary = run.summary
+    said = [*verdict(summary), *verdict_on_sequences(summary), *disagreement(summary), *continued(summary)]
     result = summary.get("mean_return")
     print(
         f"{summary['total_timesteps']:,} timesteps in {summary['seconds']:.1f} s "
@@ -129,7 +131,7 @@ def report(run: Any) -> None:
         + (f", best return {result:.1f}" if result is not None else "")
         + (f", test accuracy {summary['test_accuracy']:.2%}" if "test_accuracy" in summary else "")
         + generated(summary)
-        + "".join(f"\n{sentence}" for sentence in [*verdict(summary), *disagreement(summary), *continued(summary)])
+        + "".join(f"\n{sentence}" for sentence in said)
         + _next_steps(run)
     )
 

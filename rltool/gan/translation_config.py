@@ -21,9 +21,6 @@ class TranslationConfig(GANConfig):
     skip_connections: bool = Field(
         True, description="The translator's decoder sees what its encoder saw at the same size."
     )
-    translator_residual: bool = Field(
-        True, description="The translator adds to the image, so that it begins as the identity."
-    )
 
 
 class Pix2PixConfig(TranslationConfig):

@@ -14,8 +14,6 @@ from rltool.networks.initialization import initialize
 from rltool.networks.observations import image_size
 from rltool.networks.resnet import BasicBlock, build_norm
 
-DARKEST = 0.01  # What black counts as where logits are added to: its own is infinite.
-
 
 class Translator(nn.Module):
     """Maps images `(B, channels, H, W)` in [0, 1] to images of the same shape, in [0, 1].
@@ -31,8 +29,6 @@ class Translator(nn.Module):
         blocks: Residual blocks in the middle.
         norm: Normalization: "layer", "batch" or "none".
         skip_connections: Whether the decoder sees what the encoder saw.
-        residual: Whether what comes out is added to the logits of the image, so that the translator begins as the
-            identity.
         init: Weight initialization.
 
     Raises:
@@ -46,14 +42,13 @@ class Translator(nn.Module):
         blocks: int = 2,
         norm: str = "layer",
         skip_connections: bool = True,
-        residual: bool = False,
         init: str = "orthogonal",
     ) -> None:
         super().__init__()
         if len(space.shape) != 3:
             raise UserError(f"translators map images to images, not {space}; give two data sets of images")
         self.space = space
-        self.skip_connections, self.residual = skip_connections, residual
+        self.skip_connections = skip_connections
         depth = image_size(space)[0]
         self.encoder = nn.ModuleList([_convolve(depth, channels[0], norm)])
         for before, after in pairwise(channels):
@@ -66,12 +61,9 @@ class Translator(nn.Module):
         self.last = nn.Conv2d(channels[0], depth, 3, padding=1)
         initialize(self, init)
         initialize(self.last, init, gain=1.0)
-        if residual:
-            nn.init.zeros_(self.last.weight)
-            nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]  # The layer has one.
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        image, seen = x, []
+        seen = []
         for stage in self.encoder:
             x = stage(x)
             seen.append(x)
@@ -79,10 +71,7 @@ class Translator(nn.Module):
         for stage, before in zip(self.decoder, seen[-2::-1], strict=True):
             x = nn.functional.interpolate(x, before.shape[2:])
             x = stage(torch.cat([x, before], 1) if self.skip_connections else x)
-        logits = self.last(x)
-        if self.residual:
-            logits = logits + torch.logit(image, eps=DARKEST)
-        return torch.sigmoid(logits)
+        return torch.sigmoid(self.last(x))
 
 
 def _convolve(in_channels: int, channels: int, norm: str, stride: int = 1) -> nn.Sequential:

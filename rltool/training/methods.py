@@ -37,6 +37,11 @@ METHODS.add("sngan", "rltool.gan.methods:sngan", "GAN with the hinge loss and sp
 METHODS.add("cgan", "rltool.gan.methods:cgan", "conditional GAN: samples of the class, or the words, asked for")
 METHODS.add("pix2pix", "rltool.gan.methods:pix2pix", "translation from one domain of images to another, from pairs")
 METHODS.add("cyclegan", "rltool.gan.methods:cyclegan", "translation between two domains of images, without pairs")
+METHODS.add(
+    "seqgan",
+    "rltool.gan.sequence.methods:seqgan",
+    "sequence GAN: policy gradient on what a discriminator says of tokens",
+)
 
 
 @dataclass(frozen=True)

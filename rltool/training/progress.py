@@ -11,7 +11,7 @@ from rltool.training.loggers import Row
 
 BARS = "▁▂▃▄▅▆▇█"
 # The metrics that are shown, in this order, where there are such; those of training episodes or examples as a curve.
-CURVES = {"rollout/ep_rew_mean": "return", "train/accuracy": "accuracy"}
+CURVES = {"rollout/ep_rew_mean": "return", "train/accuracy": "accuracy", "train/nll": "NLL"}
 SHOWN = CURVES | {
     "rollout/ep_len_mean": "length",
     "eval/mean_return": "evaluated",
@@ -129,9 +129,11 @@ def make_progress(show: bool) -> Progress:
 
 
 def figure(metric: str, value: float) -> str:
-    """A result as it is printed: shares as percentages, what has no usual size with three digits."""
+    """A result as it is printed: shares as percentages, likelihoods in nats, distances with three digits."""
     if metric.endswith(("accuracy", "high_quality")):
         return f"{value:.2%}"
+    if "nll" in metric:
+        return f"{value:.3f}"
     return f"{value:.3g}" if metric.endswith(("fid", "loss", "modes")) else f"{value:.1f}"
 
 

@@ -5,13 +5,16 @@ from rltool.training.run import Run
 QUICK = ("--preset", "none", "--eval-freq", 0, "--batch-size", 8, "-n", 3, "--quiet")
 
 
-def test_samples_of_what_is_asked_for(cli, workplace):
+def test_samples_of_what_is_asked_for(cli, workplace, nearest_mean):
     cli("train", "cgan", "digits", *QUICK)
     assert cli("sample", "latest", "--condition", 7, "-n", 4, "--out", "seven.npz").code == 0
     assert np.load("seven.npz")["x"].shape == (4, 1, 8, 8)
     assert cli("sample", "latest", "--interpolate", "--condition", 7, "--json").json["out"] == "samples.png"
     assert "no condition '11'" in cli("sample", "latest", "--condition", 11).sentence(2)
     assert Run("latest").summary["finished"]
+    assert (workplace / "runs" / "latest" / "classes.png").stat().st_size > 200
+    measured = cli("eval", "latest", "--samples", 60, "--json").json
+    assert 0 <= measured["condition_accuracy"] < 0.5  # It has hardly been trained.
 
 
 def test_translation(cli, workplace, nearest_mean):

