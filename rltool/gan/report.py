@@ -16,12 +16,13 @@ from rltool.errors import UserError
 from rltool.gan.extractor import Extractor, find_extractor
 from rltool.gan.metrics import frechet, inception, modes
 from rltool.gan.metrics.kernel import kernel_distance
-from rltool.gan.metrics.neighbors import NEIGHBORS, compare_manifolds, memorization, support_size
+from rltool.gan.metrics.neighbors import compare_manifolds, memorization, support_size
 from rltool.gan.metrics.sums import GROUPS, REPLICATES, Estimate, GroupedSums, estimate
 from rltool.gan.metrics.verdicts import judge
 
 Sample = Callable[[int, int], np.ndarray]
 AskedSample = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+LEAST = 2  # Examples, and samples, that there must be.
 BATCH = 500  # Samples that are drawn, seen and forgotten together.
 LEAST_DRAWN, DRAWN_PER_MODE = 2_500, 50
 KEPT = 2_000  # Samples, and real examples, that are kept for comparing them in pairs.
@@ -183,10 +184,10 @@ class Reference:
     """
 
     def __init__(self, data: Dataset, extractor: Extractor | str = "auto") -> None:
-        if len(data.train) < 2 * NEIGHBORS or len(data.test) < 2:
+        if min(len(data.train), len(data.test)) < LEAST:
             raise UserError(
                 f"{data.name} has {len(data.train)} training and {len(data.test)} test examples, too few to compare "
-                f"samples with; {2 * NEIGHBORS} and 2 are the least"
+                f"samples with; {LEAST} of each are the least"
             )
         self.data = data
         self.shape = data.train.x.shape[1:]
@@ -312,8 +313,8 @@ def evaluate_samples(
     start = time.perf_counter()
     reference = data if isinstance(data, Reference) else Reference(data, extractor)
     n = n or max(LEAST_DRAWN, DRAWN_PER_MODE * (reference.num_modes or 0))
-    if n < 2 * NEIGHBORS:
-        raise UserError(f"{n} samples are too few to measure; draw at least {2 * NEIGHBORS}")
+    if n < LEAST:
+        raise UserError(f"{n} samples are too few to measure; draw at least {LEAST}")
     fake = Seen(reference, 1 if quick else GROUPS)
     for k, first in enumerate(range(0, n, BATCH)):
         drawn = sample(min(BATCH, n - first), (seed << 20) + k)  # Each time with another seed.
