@@ -22,13 +22,14 @@ from rltool.gan.metrics.verdicts import judge
 
 Sample = Callable[[int, int], np.ndarray]
 AskedSample = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+COUNTS = ("modes", "modes_once")  # Figures that are whole numbers.
 LEAST = 2  # Examples, and samples, that there must be.
 BATCH = 500  # Samples that are drawn, seen and forgotten together.
 LEAST_DRAWN, DRAWN_PER_MODE = 2_500, 50
 KEPT = 2_000  # Samples, and real examples, that are kept for comparing them in pairs.
 COMPARED = 1_000  # Samples whose nearest training example is looked for; fewer where that takes ...
 PRODUCTS = 4e10  # ... more multiplications than these.
-SURE = 0.9  # Probability of its class from which an image counts as good.
+SURE = 0.9  # Probability of its class from which an image, or each channel of a stack, counts as good.
 STANDARD_DEVIATIONS = 3.0  # Distance from its center within which a point counts as good.
 WIDE = 1_024  # Features above which FID has no interval: that takes a covariance for each group.
 
@@ -43,9 +44,9 @@ class GenerationReport:
         n_real: Training examples that samples were compared with.
         n_fake: Samples.
         n_held_out: Test examples that were measured like samples.
-        figures: Estimates by name: modes, high_quality, kl, jsd (of points from a known mixture, and of labeled
-            images), condition_accuracy (of samples whose classes were asked for: how many a classifier takes for them),
-            fid, kid, inception_score, precision, recall, density, coverage, memorized.
+        figures: Estimates by name: modes, modes_once, high_quality, kl, jsd (of points from a known mixture, and of
+            labeled images), condition_accuracy (of samples whose classes were asked for: how many a classifier takes
+            for them), fid, kid, inception_score, precision, recall, density, coverage, memorized.
         held_out: The same figures of the test examples.
         fid_floor: Distance between the two halves of the training examples.
         num_modes: How many modes the data have; None where that is unknown.
@@ -87,7 +88,7 @@ class GenerationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
-        numbers = {name: int(each.value) if name == "modes" else each.value for name, each in self.figures.items()}
+        numbers = {name: int(each.value) if name in COUNTS else each.value for name, each in self.figures.items()}
         intervals = {name: [each.low, each.high] for name, each in self.figures.items() if each.has_interval}
         support = {} if self.support is None else {"support": self.support[0], "support_real": self.support[1]}
         known = {} if self.num_modes is None else {"num_modes": self.num_modes, "missing": list(self.missing)}
@@ -111,18 +112,18 @@ class GenerationReport:
         lines = [
             f"{self.data}: {self.n_fake:,} samples against {self.n_real:,} training examples, seen through "
             f"{self.extractor}",
-            f"{'':19}{'samples':>10}  {'95% interval':<20}{f'{self.n_held_out:,} held-out examples':>24}",
+            f"{'':22}{'samples':>10}  {'95% interval':<20}{f'{self.n_held_out:,} held-out examples':>24}",
         ]
         half = self.n_real // 2
         for name, each in self.figures.items():
-            title = f"{name} of {self.num_modes}" if name == "modes" else name
+            title = f"{name} of {self.num_modes}" if name in COUNTS else name
             interval = f"{each.low:.4g} to {each.high:.4g}" if each.has_interval else ""
             beside = f"{self.held_out[name]:.4g}" if name in self.held_out else ""
-            lines.append(f"{title:19}{each.value:>10.4g}  {interval:<20}{beside:>24}")
-        lines.append(f"{'fid of halves':19}{self.fid_floor:>10.4g}  of the training examples, {half:,} each")
+            lines.append(f"{title:22}{each.value:>10.4g}  {interval:<20}{beside:>24}")
+        lines.append(f"{'fid of halves':22}{self.fid_floor:>10.4g}  of the training examples, {half:,} each")
         if self.support is not None:
             mine, theirs = self.support
-            lines.append(f"{'support':19}{mine:>10,.0f}  different samples, of the data {theirs:,.0f} or more")
+            lines.append(f"{'support':22}{mine:>10,.0f}  different samples, of the data {theirs:,.0f} or more")
         return "\n".join([*lines, *(f"warning: {each}" for each in self.warnings), *self.verdicts])
 
 
@@ -232,7 +233,9 @@ class Reference:
             return index, distance < STANDARD_DEVIATIONS * self.data.modes.std
         assert probabilities is not None
         index = probabilities.argmax(1)
-        return index, probabilities[np.arange(len(x)), index] >= SURE
+        return index, probabilities[np.arange(len(x)), index] >= SURE ** (
+            1 if self.data.channels is None else x.shape[1]
+        )
 
     @cached_property
     def shares(self) -> np.ndarray:
@@ -264,7 +267,7 @@ class Reference:
         """What test examples score; modes are left out where they are too few to find them."""
         figures = measure(self, self.test, replicates=0)
         if self.test.count < 2 * modes.LEAST * (self.num_modes or 0):
-            del figures["modes"]
+            del figures["modes"], figures["modes_once"]
         return _values(figures)
 
     @cached_property
@@ -373,6 +376,7 @@ def measure(reference: Reference, seen: Seen, pairs: bool = True, replicates: in
     if reference.num_modes is not None:
         expected = reference.shares
         add("modes", modes.modes_found, seen.modes, most=reference.num_modes)
+        add("modes_once", lambda sums: modes.modes_found(sums, 1), seen.modes, most=reference.num_modes)
         add("high_quality", modes.high_quality, seen.modes, most=1)
         add("kl", lambda sums: modes.kl_divergence(modes.mode_shares(sums), expected), seen.modes)
         add("jsd", lambda sums: modes.jensen_shannon(modes.mode_shares(sums), expected), seen.modes, most=math.log(2))
