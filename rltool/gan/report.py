@@ -16,18 +16,20 @@ from rltool.errors import UserError
 from rltool.gan.extractor import Extractor, find_extractor
 from rltool.gan.metrics import frechet, inception, modes
 from rltool.gan.metrics.kernel import kernel_distance
-from rltool.gan.metrics.neighbors import NEIGHBORS, compare_manifolds, memorization, support_size
+from rltool.gan.metrics.neighbors import compare_manifolds, memorization, support_size
 from rltool.gan.metrics.sums import GROUPS, REPLICATES, Estimate, GroupedSums, estimate
 from rltool.gan.metrics.verdicts import judge
 
 Sample = Callable[[int, int], np.ndarray]
 AskedSample = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+COUNTS = ("modes", "modes_once")  # Figures that are whole numbers.
+LEAST = 2  # Examples, and samples, that there must be.
 BATCH = 500  # Samples that are drawn, seen and forgotten together.
 LEAST_DRAWN, DRAWN_PER_MODE = 2_500, 50
 KEPT = 2_000  # Samples, and real examples, that are kept for comparing them in pairs.
 COMPARED = 1_000  # Samples whose nearest training example is looked for; fewer where that takes ...
 PRODUCTS = 4e10  # ... more multiplications than these.
-SURE = 0.9  # Probability of its class from which an image counts as good.
+SURE = 0.9  # Probability of its class from which an image, or each channel of a stack, counts as good.
 STANDARD_DEVIATIONS = 3.0  # Distance from its center within which a point counts as good.
 WIDE = 1_024  # Features above which FID has no interval: that takes a covariance for each group.
 
@@ -42,9 +44,9 @@ class GenerationReport:
         n_real: Training examples that samples were compared with.
         n_fake: Samples.
         n_held_out: Test examples that were measured like samples.
-        figures: Estimates by name: modes, high_quality, kl, jsd (of points from a known mixture, and of labeled
-            images), condition_accuracy (of samples whose classes were asked for: how many a classifier takes for them),
-            fid, kid, inception_score, precision, recall, density, coverage, memorized.
+        figures: Estimates by name: modes, modes_once, high_quality, kl, jsd (of points from a known mixture, and of
+            labeled images), condition_accuracy (of samples whose classes were asked for: how many a classifier takes
+            for them), fid, kid, inception_score, precision, recall, density, coverage, memorized.
         held_out: The same figures of the test examples.
         fid_floor: Distance between the two halves of the training examples.
         num_modes: How many modes the data have; None where that is unknown.
@@ -86,7 +88,7 @@ class GenerationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
-        numbers = {name: int(each.value) if name == "modes" else each.value for name, each in self.figures.items()}
+        numbers = {name: int(each.value) if name in COUNTS else each.value for name, each in self.figures.items()}
         intervals = {name: [each.low, each.high] for name, each in self.figures.items() if each.has_interval}
         support = {} if self.support is None else {"support": self.support[0], "support_real": self.support[1]}
         known = {} if self.num_modes is None else {"num_modes": self.num_modes, "missing": list(self.missing)}
@@ -110,18 +112,18 @@ class GenerationReport:
         lines = [
             f"{self.data}: {self.n_fake:,} samples against {self.n_real:,} training examples, seen through "
             f"{self.extractor}",
-            f"{'':19}{'samples':>10}  {'95% interval':<20}{f'{self.n_held_out:,} held-out examples':>24}",
+            f"{'':22}{'samples':>10}  {'95% interval':<20}{f'{self.n_held_out:,} held-out examples':>24}",
         ]
         half = self.n_real // 2
         for name, each in self.figures.items():
-            title = f"{name} of {self.num_modes}" if name == "modes" else name
+            title = f"{name} of {self.num_modes}" if name in COUNTS else name
             interval = f"{each.low:.4g} to {each.high:.4g}" if each.has_interval else ""
             beside = f"{self.held_out[name]:.4g}" if name in self.held_out else ""
-            lines.append(f"{title:19}{each.value:>10.4g}  {interval:<20}{beside:>24}")
-        lines.append(f"{'fid of halves':19}{self.fid_floor:>10.4g}  of the training examples, {half:,} each")
+            lines.append(f"{title:22}{each.value:>10.4g}  {interval:<20}{beside:>24}")
+        lines.append(f"{'fid of halves':22}{self.fid_floor:>10.4g}  of the training examples, {half:,} each")
         if self.support is not None:
             mine, theirs = self.support
-            lines.append(f"{'support':19}{mine:>10,.0f}  different samples, of the data {theirs:,.0f} or more")
+            lines.append(f"{'support':22}{mine:>10,.0f}  different samples, of the data {theirs:,.0f} or more")
         return "\n".join([*lines, *(f"warning: {each}" for each in self.warnings), *self.verdicts])
 
 
@@ -183,10 +185,10 @@ class Reference:
     """
 
     def __init__(self, data: Dataset, extractor: Extractor | str = "auto") -> None:
-        if len(data.train) < 2 * NEIGHBORS or len(data.test) < 2:
+        if min(len(data.train), len(data.test)) < LEAST:
             raise UserError(
                 f"{data.name} has {len(data.train)} training and {len(data.test)} test examples, too few to compare "
-                f"samples with; {2 * NEIGHBORS} and 2 are the least"
+                f"samples with; {LEAST} of each are the least"
             )
         self.data = data
         self.shape = data.train.x.shape[1:]
@@ -231,7 +233,9 @@ class Reference:
             return index, distance < STANDARD_DEVIATIONS * self.data.modes.std
         assert probabilities is not None
         index = probabilities.argmax(1)
-        return index, probabilities[np.arange(len(x)), index] >= SURE
+        return index, probabilities[np.arange(len(x)), index] >= SURE ** (
+            1 if self.data.channels is None else x.shape[1]
+        )
 
     @cached_property
     def shares(self) -> np.ndarray:
@@ -260,8 +264,11 @@ class Reference:
 
     @cached_property
     def held_out(self) -> dict[str, float]:
-        """What test examples score."""
-        return _values(measure(self, self.test, replicates=0))
+        """What test examples score; modes are left out where they are too few to find them."""
+        figures = measure(self, self.test, replicates=0)
+        if self.test.count < 2 * modes.LEAST * (self.num_modes or 0):
+            del figures["modes"], figures["modes_once"]
+        return _values(figures)
 
     @cached_property
     def floor(self) -> float:
@@ -309,8 +316,8 @@ def evaluate_samples(
     start = time.perf_counter()
     reference = data if isinstance(data, Reference) else Reference(data, extractor)
     n = n or max(LEAST_DRAWN, DRAWN_PER_MODE * (reference.num_modes or 0))
-    if n < 2 * NEIGHBORS:
-        raise UserError(f"{n} samples are too few to measure; draw at least {2 * NEIGHBORS}")
+    if n < LEAST:
+        raise UserError(f"{n} samples are too few to measure; draw at least {LEAST}")
     fake = Seen(reference, 1 if quick else GROUPS)
     for k, first in enumerate(range(0, n, BATCH)):
         drawn = sample(min(BATCH, n - first), (seed << 20) + k)  # Each time with another seed.
@@ -369,6 +376,7 @@ def measure(reference: Reference, seen: Seen, pairs: bool = True, replicates: in
     if reference.num_modes is not None:
         expected = reference.shares
         add("modes", modes.modes_found, seen.modes, most=reference.num_modes)
+        add("modes_once", lambda sums: modes.modes_found(sums, 1), seen.modes, most=reference.num_modes)
         add("high_quality", modes.high_quality, seen.modes, most=1)
         add("kl", lambda sums: modes.kl_divergence(modes.mode_shares(sums), expected), seen.modes)
         add("jsd", lambda sums: modes.jensen_shannon(modes.mode_shares(sums), expected), seen.modes, most=math.log(2))
@@ -395,7 +403,7 @@ def _memorized(reference: Reference, fake: Seen) -> Estimate:
 
 
 def _warnings(reference: Reference, n: int) -> tuple[str, ...]:
-    return tuple(
+    warnings = [
         f"{count} {what} are fewer than the {reference.size} features: their covariance is singular and FID far too "
         f"large; {remedy}"
         for count, what, remedy in (
@@ -403,4 +411,10 @@ def _warnings(reference: Reference, n: int) -> tuple[str, ...]:
             (n, "samples", "draw more"),
         )
         if count < reference.size
-    )
+    ]
+    if reference.num_modes is not None and n < 2 * modes.LEAST * reference.num_modes:
+        warnings.append(
+            f"{n} samples are few for {reference.num_modes} modes, found by {modes.LEAST} good ones each; draw "
+            f"{DRAWN_PER_MODE * reference.num_modes:,}"
+        )
+    return tuple(warnings)

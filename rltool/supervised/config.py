@@ -55,6 +55,12 @@ class ClassifierConfig(BackboneConfig):
     )
 
     @model_validator(mode="after")
+    def _share_is_of_something(self) -> Self:
+        if self.augment_with is None and self.augment_share != type(self).model_fields["augment_share"].default:
+            raise ValueError("augment-share does nothing without --augment-with")
+        return self
+
+    @model_validator(mode="after")
     def _folds_fit(self) -> Self:
         if self.folds == 1:
             raise ValueError("folds must be 2 or more: what is held out is not learned from")

@@ -35,9 +35,9 @@ def mode_sums(index: np.ndarray, good: np.ndarray, count: int) -> Sums:
     return {"n": np.array(len(index)), "good": np.bincount(index[good], minlength=count).astype(np.float64)}
 
 
-def modes_found(sums: Sums) -> float:
-    """How many modes have at least `LEAST` good samples."""
-    return float((sums["good"] >= LEAST).sum())
+def modes_found(sums: Sums, least: int = LEAST) -> float:
+    """How many modes have at least so many good samples."""
+    return float((sums["good"] >= least).sum())
 
 
 def high_quality(sums: Sums) -> float:

@@ -48,10 +48,11 @@ def compare_manifolds(real: np.ndarray, fake: np.ndarray, k: int = NEIGHBORS) ->
     share of real examples whose own ball has a sample in it.
 
     Args:
-        real: Features `(n, d)`; n is above k.
-        fake: Features `(m, d)`; m is above k.
-        k: Which neighbor.
+        real: Features `(n, d)`.
+        fake: Features `(m, d)`.
+        k: Which neighbor; the last one, where there are fewer.
     """
+    k = min(k, len(real) - 1, len(fake) - 1)
     real_radii, fake_radii = _radii(real, k), _radii(fake, k)
     inside = np.zeros(len(fake))  # Balls of real examples that each sample is in.
     recalled, covered = np.zeros(len(real), dtype=bool), np.zeros(len(real), dtype=bool)

@@ -241,6 +241,22 @@ def test_fewer_examples_than_features_are_warned_of():
     assert "go by KID" in str(report)
 
 
+def test_the_least_there_can_be():
+    rng = np.random.default_rng(0)
+    data = Dataset("tiny", bars(2, rng), bars(2, rng), ())
+    for n in (2, 30):
+        report = evaluate_samples(fresh, data, n=n)
+        assert all(np.isfinite(each.value) for each in report.figures.values())
+        json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_samples_too_few_for_the_modes_are_warned_of():
+    grid = load_dataset("grid25")
+    report = evaluate_samples(lambda n, seed: grid.test.x[:n], grid, n=400, quick=True)
+    assert "400 samples are few for 25 modes" in report.warnings[0]
+    assert not evaluate_samples(lambda n, seed: grid.test.x[:n], grid, n=1_250, quick=True).warnings
+
+
 def test_extractors_that_are_not_there(data, tmp_path):
     with pytest.raises(UserError, match="there is no run nowhere"):
         find_extractor(data, "nowhere")
