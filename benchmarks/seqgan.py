@@ -4,7 +4,7 @@
 
 Every run trains its own controls: maximum likelihood alone and a constant reward, for as many updates; and measures the
 first one's generator again at the temperature at which the test data are as unlikely to it as to the sequence GAN's.
-`oracle`: negative log-likelihood of 2,000 samples under the oracle, in nats per token. `grammar`: share of 2,000 of them
+`oracle`: negative log-likelihood of 2,000 samples under the oracle, in nats a token. `grammar`: share of 2,000 samples
 that the grammar accepts. Results go into `benchmarks/results/seqgan-PART.json` and `docs/benchmarks.md`.
 """
 
