@@ -66,6 +66,8 @@ def open_agent(
     else:
         opened = Run(run)
         agent, folder = opened.agent, opened.path
+        if not hasattr(agent, "predict"):
+            raise UserError(f"{run} is a run of {opened.method}, which plays in no environment; take an agent's run")
         env_id, env_kwargs = env or opened.data, opened.options.env_kwargs
     env_kwargs = (evaluation.for_evaluation(env_kwargs) if env is None else {}) | parse_assignments(env_arg)
     evaluation.check_spaces(agent, env_id, env_kwargs)

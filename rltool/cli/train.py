@@ -130,9 +130,21 @@ def report(run: Any) -> None:
         f"({summary['timesteps_per_second']:,.0f} timesteps/s)"
         + (f", best return {result:.1f}" if result is not None else "")
         + (f", test accuracy {summary['test_accuracy']:.2%}" if "test_accuracy" in summary else "")
+        + generated(summary)
         + "".join(f"\n{sentence}" for sentence in said)
         + _next_steps(run)
     )
+
+
+def generated(summary: dict[str, Any]) -> str:
+    """What a summary says of the samples of the best weights."""
+    from rltool.training.progress import figure
+
+    names = {"modes": "modes", "high_quality": "high quality", "fid": "FID"}
+    found = [
+        f"{text} {figure(name, summary[f'best_{name}'])}" for name, text in names.items() if f"best_{name}" in summary
+    ]
+    return "".join(f", {each}" for each in found)
 
 
 def _next_steps(run: Any) -> str:
@@ -140,7 +152,8 @@ def _next_steps(run: Any) -> str:
 
     command = f"rltool eval {shown(run.path)}"
     if METHODS[run.method].load().evaluation_metric != "mean_return":
-        return f"\ntest it:   {command}"
+        samples = f"\nsamples:   {shown(run.path)}/samples.png" if (run.path / "samples.png").exists() else ""
+        return f"\ntest it:   {command}{samples}"
     return f"\nwatch it:  {command} --render human\nfilm it:   {command} --video"
 
 

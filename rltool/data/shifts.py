@@ -77,6 +77,17 @@ def _hues(hue: np.ndarray) -> np.ndarray:
     return np.clip(np.abs((hue[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
 
 
+def recolor(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """All images in the same other colors: channels trade places, and white on black becomes orange on blue.
+
+    Returns:
+        Images with three channels.
+    """
+    channels = np.broadcast_to(x, (len(x), 3, *x.shape[2:])) if x.shape[1] == 1 else x
+    dark, bright = (np.array(each, np.float32)[:, None, None] for each in ((0.1, 0.1, 0.5), (1.0, 0.7, 0.1)))
+    return dark + (bright - dark) * channels[:, [2, 0, 1]]
+
+
 def add_noise(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Gaussian noise with a deviation of .2 on every pixel; for points, of a fifth of each coordinate's own."""
     if x.ndim == 2:
@@ -110,11 +121,12 @@ SHIFTS = {
         f"turned by {ROTATION:g} degrees; @40deg turns by 40", lambda x, _: rotate(x, ROTATION), points=True
     ),
     "coloured": Shift("every image in two colors of its own", color),
+    "recoloured": Shift("all images in the same other colors", recolor),
     "noisy": Shift("with Gaussian noise", add_noise, points=True),
     "shifted": Shift("moved down and to the right by an eighth", move),
     "textured": Shift("seen through a smooth random pattern, as MNIST-M", add_texture),
 }
-SPELLINGS = {"colored": "coloured"}
+SPELLINGS = {"colored": "coloured", "recolored": "recoloured"}
 ANGLE = re.compile(r"(-?\d+(?:\.\d+)?)deg")
 
 

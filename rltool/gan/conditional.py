@@ -25,6 +25,8 @@ from rltool.networks.backbone import build_backbone
 from rltool.networks.heads import ValueHead
 from rltool.networks.layers import add_spectral_norm
 
+ROWS, MOST_COLUMNS = 6, 32  # Of the picture that has a column for each class.
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -231,13 +233,17 @@ class ConditionalGAN(GANLearner):
         """Samples `(n, ...)` in the data's range; without a condition, of all classes in turn."""
         return super().sample(n, seed, self.usual_conditions(n) if condition is None else condition)
 
-    def evaluate(self, episodes: int = 2_500, seed: int = 0) -> dict[str, float]:
-        """What samples are worth; `condition_accuracy` is how many a classifier takes for what was asked for."""
-        from rltool.gan.extractor import find_extractor
+    def labeled_samples(self, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Samples `(n, ...)` and the classes `(n,)` that they were asked to be of."""
+        return self.sample(n, seed), np.arange(n) % len(self.classes)
 
-        figures = super().evaluate(episodes, seed)
-        probabilities = find_extractor(self.dataset)(self.sample(episodes, seed))[1]
-        if probabilities is None:  # Of points: there is no classifier.
-            return figures
-        asked = np.arange(episodes) % len(self.classes)
-        return {**figures, "condition_accuracy": float((probabilities.argmax(1) == asked).mean())}
+    def draw(self, run: Any) -> None:
+        """Also `classes.png`: a column of samples for each class."""
+        super().draw(run)
+        if len(self.shape) == 3 and len(self.classes) <= MOST_COLUMNS:
+            from rltool.gan.pictures import save_image, tile
+
+            save_image(tile(run.agent.sample(ROWS * len(self.classes)), len(self.classes)), run.path / "classes.png")
+
+    def measured(self, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.labeled_samples(n, seed)

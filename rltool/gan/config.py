@@ -71,10 +71,14 @@ class GANConfig(BackboneConfig):
         "shift, flip, cutout, color.",
     )
 
+    @property
+    def mixes_examples(self) -> bool:
+        """Whether what the discriminator says of an example depends on the others of the minibatch."""
+        return self.batch_norm or (self.backbone == "resnet" and self.resnet_norm == "batch")
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        batch_norm = self.batch_norm or (self.backbone == "resnet" and self.resnet_norm == "batch")
-        if self.penalty != "none" and batch_norm:
+        if self.penalty != "none" and self.mixes_examples:
             raise ValueError(
                 f"the {self.penalty} penalty is about single examples, which batch norm mixes; take layer norm "
                 "(--layer-norm, or --resnet-norm layer) or --penalty none"
@@ -83,7 +87,7 @@ class GANConfig(BackboneConfig):
             raise ValueError("unrolled_steps looks ahead along the steps of adam; take --optimizer adam")
         if self.batch_size % self.pack:
             raise ValueError(f"batch_size must be a multiple of pack, which is {self.pack}")
-        if self.batch_size == self.pack and batch_norm:
+        if self.batch_size == self.pack and self.mixes_examples:
             raise ValueError("batch norm needs more than one group of examples in a minibatch")
         return self
 

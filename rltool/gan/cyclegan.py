@@ -15,9 +15,11 @@ from torch import nn
 
 from rltool.data.pairs import DomainPair
 from rltool.gan.learner import Batch, Figures
+from rltool.gan.metrics.sums import Estimate
 from rltool.gan.networks import Discriminator
 from rltool.gan.penalties import PENALTIES
-from rltool.gan.translation import TranslationLearner, recognized
+from rltool.gan.recognition import recognized
+from rltool.gan.translation import TranslationLearner, mean_difference
 from rltool.gan.translation_config import CycleGANConfig
 from rltool.networks.translator import Translator
 from rltool.training.checkpoint import State
@@ -160,17 +162,20 @@ class CycleGAN(TranslationLearner):
         """Translate images `(n, channels, height, width)` in [0, 1] from the source to the target, or back."""
         return self.fit(x, self.averaged.back if back else self.averaged.there)
 
-    def evaluate(self, episodes: int = 2_500, seed: int = 0) -> dict[str, float]:
-        """Figures of `TranslationLearner.evaluate`; `class_kept_back`, the same from the target to the source; and
-        `cycle_l1`, the mean absolute difference between test images and their translation there and back.
+    def measure(self, extractor: str = "auto") -> dict[str, Estimate]:
+        """Figures of `TranslationLearner.measure`, and two more.
+
+        Returns:
+            Also `class_kept_back`, the same from the target to the source; and `cycle_l1`, the mean absolute
+            difference between test images and their translation there and back.
         """
-        figures = super().evaluate(episodes, seed)
-        source, target = self.pair.source, self.pair.target
+        figures, source, target = super().measure(extractor), self.pair.source, self.pair.target
         if "class_kept" in figures:
-            test = target.test.select(np.arange(min(episodes, len(target.test))))
-            figures["class_kept_back"] = recognized(source, self.translate(test.x, back=True), test.y)
-        x = source.test.x[:episodes]
-        figures["cycle_l1"] = float(np.abs(self.translate(self.translate(x), back=True) - x).mean())
+            kept = recognized(source, self.translate(target.test.x, back=True), target.test.y)
+            assert kept is not None  # Where images of one domain have a classifier, those of the other have.
+            figures["class_kept_back"] = kept
+        x = source.test.x
+        figures["cycle_l1"] = mean_difference(self.translate(self.translate(x), back=True), x)
         return figures
 
     def rows(self, x: np.ndarray) -> list[np.ndarray]:

@@ -22,6 +22,7 @@ from rltool.gan.config import GANConfig, LSGANConfig, SNGANConfig, WGANConfig, W
 from rltool.gan.losses import LOSSES
 from rltool.gan.networks import Discriminator, Generator, Networks
 from rltool.gan.penalties import PENALTIES
+from rltool.gan.report import GenerationReport, Reference, evaluate_samples
 from rltool.gan.unrolling import unrolled
 from rltool.networks.backbone import copy_weights, evaluating
 from rltool.training.checkpoint import State, load_state, save_state
@@ -37,7 +38,7 @@ WON_OUTRIGHT = (
 Callback = Callable[[Any, dict[str, Any]], bool | None]
 Figures = dict[str, torch.Tensor]
 LARGE_BATCH = 1_024  # Samples at once, where nothing is learned from them.
-FRAMES = 48  # Of the film of a training.
+FRAMES = 40  # Of the film of a training.
 FILMED_POINTS, FILMED_IMAGES = 512, 36  # Samples in a frame.
 LEVELS = 48  # Points along each axis at which the critic of points is filmed.
 WON = 0.02  # Share of the loss of a discriminator that knows nothing, below which it has won.
@@ -80,6 +81,7 @@ class GANLearner:
 
     method = "gan"
     config_class: type[GANConfig] = GANConfig
+    remedy = "lower --learning-rate, or take wgan-gp or sngan"  # Where numbers stop being finite.
     DESCRIBED: tuple[str, ...] = ("shape",)  # What is saved of the data, so that loading does without them.
 
     def __init__(
@@ -200,13 +202,13 @@ class GANLearner:
         self, real: torch.Tensor, fake: torch.Tensor, condition: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of real and of fake examples, in one pass where the two do not mix."""
-        if self.config.batch_norm or condition is not None:
+        if self.config.mixes_examples or condition is not None:
             return self.judge(real, condition), self.judge(fake, condition)
         real_logits, fake_logits = self.judge(torch.cat([real, fake])).chunk(2)
         return real_logits, fake_logits
 
     def judge_ahead(self, fake: torch.Tensor, batch: Batch) -> Callable[..., torch.Tensor]:
-        """`judge` by the discriminator after `unrolled_steps` steps on this minibatch."""
+        """`judge` by the discriminator after `unrolled_steps` steps on this minibatch, without penalties."""
         real, losses = self.augment(batch.x), self.loss.discriminator
         ahead = unrolled(
             self.model.discriminator,
@@ -278,7 +280,7 @@ class GANLearner:
         """
         callbacks = callback if isinstance(callback, Sequence) else [callback] if callback else []
         if not resume:
-            self.timesteps = 0
+            self.timesteps, self.film = 0, {}
         self.total_timesteps = total_timesteps
         with torch.random.fork_rng(devices=self._cuda()):  # The learner has random numbers of its own.
             self._set_rng_states(self.rng_state)
@@ -325,12 +327,41 @@ class GANLearner:
             episodes: How many are drawn.
             seed: Decides which.
         """
-        from rltool.gan.measuring import measure
+        report = evaluate_samples(self.measured, self.reference, n=episodes, seed=seed, quick=True)
+        figures = {name: each.value for name, each in report.figures.items()}
+        return {**figures, "n_real": report.n_real, "n_fake": report.n_fake, "score": report.score}
 
-        return measure(self.dataset, self.sample(episodes, seed))
+    def measured(self, n: int, seed: int) -> Any:
+        """Samples `(n, ...)` to be measured; where classes are asked for, these `(n,)` as well."""
+        return self.sample(n, seed)
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The data as evaluations during the training see them."""
+        return Reference(self.dataset)
+
+    def test(self, n: int | None = None, seed: int = 0, extractor: str = "auto") -> GenerationReport:
+        """All figures of samples, with their intervals and verdicts.
+
+        Args:
+            n: How many samples are drawn; by default enough for the data's modes.
+            seed: Decides which.
+            extractor: What images are seen through, as `rltool.gan.extractor.find_extractor` takes it.
+        """
+        return evaluate_samples(self.measured, self.dataset, n=n, seed=seed, extractor=extractor)
+
+    def labeled_samples(self, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Samples `(n, ...)` and their classes `(n,)`, as a classifier of the data reads them where it is sure.
+
+        Raises:
+            UserError: The data have no labels to train one by, or it is sure of too few samples.
+        """
+        from rltool.gan.labeling import label_samples
+
+        return label_samples(self.sample, self.dataset, n, seed)
 
     def usual_conditions(self, n: int) -> torch.Tensor | None:
-        """Conditions `(n, ...)` of samples that nobody has said anything of; None where there are no conditions."""
+        """What samples are where nobody asks, as conditions `(n, ...)`; None where there are none."""
         return None
 
     def read_condition(self, text: str, n: int) -> torch.Tensor:
@@ -344,9 +375,11 @@ class GANLearner:
     def take_frame(self) -> None:
         """Keep what the generator makes of always the same noise, and what the critic of points says of the plane."""
         images = len(self.shape) == 3
+        if not images and self.shape != (2,):
+            return
         samples = self.sample(FILMED_IMAGES if images else FILMED_POINTS, seed=self.seed)
         frame = {"samples": torch.from_numpy((samples * 255).round().astype(np.uint8) if images else samples)}
-        if self.shape == (2,):
+        if not images:
             frame["levels"] = torch.from_numpy(self.levels(LEVELS).astype(np.float32))
         for name, tensor in frame.items():
             self.film.setdefault(name, []).append(tensor)

@@ -9,7 +9,7 @@ from rltool.gan.translation_config import CycleGANConfig, Pix2PixConfig
 from rltool.training.methods import Method
 
 
-def make_method(name: str, config: type[GANConfig], learner: str, data: str = "DATASET") -> Method:
+def make_method(name: str, config: type[GANConfig], learner: str, data: str = "DATASET", metric: str = "fid") -> Method:
     """A method that trains a GAN."""
     return Method(
         config,
@@ -18,7 +18,7 @@ def make_method(name: str, config: type[GANConfig], learner: str, data: str = "D
         presets=PRESETS.get(name, {}),
         run=GANRunConfig,
         training_metric="train/discriminator_loss",
-        evaluation_metric="quality",
+        evaluation_metric=metric,
     )
 
 
@@ -28,5 +28,5 @@ wgan = make_method("wgan", WGANConfig, "rltool.gan.learner:WGAN")
 wgan_gp = make_method("wgan-gp", WGANGPConfig, "rltool.gan.learner:WGANGP")
 sngan = make_method("sngan", SNGANConfig, "rltool.gan.learner:SNGAN")
 cgan = make_method("cgan", ConditionalGANConfig, "rltool.gan.conditional:ConditionalGAN")
-pix2pix = make_method("pix2pix", Pix2PixConfig, "rltool.gan.pix2pix:Pix2Pix", "SOURCE:TARGET")
-cyclegan = make_method("cyclegan", CycleGANConfig, "rltool.gan.cyclegan:CycleGAN", "SOURCE:TARGET")
+pix2pix = make_method("pix2pix", Pix2PixConfig, "rltool.gan.pix2pix:Pix2Pix", "SOURCE:TARGET", "class_kept")
+cyclegan = make_method("cyclegan", CycleGANConfig, "rltool.gan.cyclegan:CycleGAN", "SOURCE:TARGET", "class_kept")

@@ -10,18 +10,19 @@ Judge = Callable[[torch.Tensor], torch.Tensor]
 
 
 def squared_gradient_norms(judge: Judge, x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-    """Squared Euclidean norm `(n,)` of the gradient of each example's logit, over all of its values.
+    """Squared Euclidean norm `(m,)` of the gradient of each logit, over all values of the examples that it is about.
 
     It can be differentiated again, with respect to the discriminator's weights.
 
     Args:
-        judge: Examples `(n, ...)` to logits `(n,)`; none may depend on other examples.
+        judge: Examples `(n, ...)` to logits `(m,)`: each of one example, or of a pack of `n / m` in a row.
         x: Examples `(n, ...)`.
         scale: Unit of x that the gradient is taken in.
     """
     x = x.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(judge(x).sum(), x, create_graph=True)
-    return gradient.flatten(1).square().sum(1) * scale**2
+    logits = judge(x)
+    (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+    return gradient.reshape(len(logits), -1).square().sum(1) * scale**2
 
 
 def distance_to_one(squared_norms: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rltool.gan.learner import GANLearner
     from rltool.training.run import Run
 
-SHORTER_SIDE = 480  # Pixels that small pictures are enlarged to, about.
+SHORTER_SIDE, FILM_SIDE = 480, 320  # Pixels that small pictures, and films, are enlarged to, about.
 STEPS = 10  # Samples in a strip.
 FPS = 8
 SHOWN = 2_500  # Points in a scatter.
@@ -29,14 +29,16 @@ def tile(images: np.ndarray, columns: int | None = None, gap: int = 1) -> np.nda
     """Images side by side.
 
     Args:
-        images: `(n, channels, height, width)` in [0, 1], one or three channels.
+        images: `(n, channels, height, width)` in [0, 1]; unless channels are one or three, their mean is shown.
         columns: How many in a row; by default as many as rows.
         gap: White pixels between them.
 
     Returns:
         Bytes `(height, width, 3)`.
     """
-    n, _, height, width = images.shape
+    n, channels, height, width = images.shape
+    if channels not in (1, 3):
+        images = images.mean(1, keepdims=True)
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
@@ -47,9 +49,9 @@ def tile(images: np.ndarray, columns: int | None = None, gap: int = 1) -> np.nda
     return sheet
 
 
-def enlarge(pixels: np.ndarray) -> np.ndarray:
-    """Bytes `(height, width, 3)` by the largest whole factor that leaves the shorter side at `SHORTER_SIDE`."""
-    factor = max(1, SHORTER_SIDE // min(pixels.shape[:2]))
+def enlarge(pixels: np.ndarray, side: int = SHORTER_SIDE) -> np.ndarray:
+    """Bytes `(height, width, 3)` by the largest whole factor that leaves the shorter side within `side`."""
+    factor = max(1, side // min(pixels.shape[:2]))
     return pixels.repeat(factor, 0).repeat(factor, 1)
 
 
@@ -184,7 +186,7 @@ def film_frames(film: Mapping[str, Sequence[torch.Tensor]], window: np.ndarray |
         window: The part of the plane that points are shown in, `(2, 2)`.
     """
     if window is None:
-        return [enlarge(tile(frame.numpy() / 255)) for frame in film["samples"]]
+        return [enlarge(tile(frame.numpy() / 255), FILM_SIDE) for frame in film["samples"]]
     return [
         paint_points(samples.numpy(), levels.numpy(), window)
         for samples, levels in zip(film["samples"], film["levels"], strict=True)
@@ -200,16 +202,16 @@ def paint_points(samples: np.ndarray, levels: np.ndarray, window: np.ndarray) ->
         window: Least and largest coordinates, `(2, 2)`.
 
     Returns:
-        Bytes `(SHORTER_SIDE, SHORTER_SIDE, 3)`.
+        Bytes `(FILM_SIDE, FILM_SIDE, 3)`.
     """
     from PIL import Image
 
-    side = SHORTER_SIDE
+    side = FILM_SIDE
     low, high = levels.min(), levels.max()
     share = np.asarray(Image.fromarray(levels).resize((side, side), Image.Resampling.BILINEAR))[::-1]
     share = np.floor((share - low) / max(high - low, 1e-9) * 14)[..., None] / 14  # Steps are level sets.
     pixels = ((1 - share) * (253, 208, 162) + share * (188, 189, 220)).astype(np.uint8)
-    places = ((samples - window[0]) / (window[1] - window[0]) * side).astype(int)
+    places = np.nan_to_num((samples - window[0]) / (window[1] - window[0]) * side, nan=-1).clip(-1, side).astype(int)
     for x, y in places[((places >= 1) & (places < side - 1)).all(1)]:
         pixels[side - 2 - y : side + 1 - y, x - 1 : x + 2] = (0, 109, 44)
     return pixels

@@ -21,6 +21,7 @@ from rltool.gan.metrics.sums import GROUPS, REPLICATES, Estimate, GroupedSums, e
 from rltool.gan.metrics.verdicts import judge
 
 Sample = Callable[[int, int], np.ndarray]
+AskedSample = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 BATCH = 500  # Samples that are drawn, seen and forgotten together.
 LEAST_DRAWN, DRAWN_PER_MODE = 2_500, 50
 KEPT = 2_000  # Samples, and real examples, that are kept for comparing them in pairs.
@@ -42,7 +43,8 @@ class GenerationReport:
         n_fake: Samples.
         n_held_out: Test examples that were measured like samples.
         figures: Estimates by name: modes, high_quality, kl, jsd (of points from a known mixture, and of labeled
-            images), fid, kid, inception_score, precision, recall, density, coverage, memorized.
+            images), condition_accuracy (of samples whose classes were asked for: how many a classifier takes for them),
+            fid, kid, inception_score, precision, recall, density, coverage, memorized.
         held_out: The same figures of the test examples.
         fid_floor: Distance between the two halves of the training examples.
         num_modes: How many modes the data have; None where that is unknown.
@@ -108,18 +110,18 @@ class GenerationReport:
         lines = [
             f"{self.data}: {self.n_fake:,} samples against {self.n_real:,} training examples, seen through "
             f"{self.extractor}",
-            f"{'':16}{'samples':>10}  {'95% interval':<20}{f'{self.n_held_out:,} held-out examples':>24}",
+            f"{'':19}{'samples':>10}  {'95% interval':<20}{f'{self.n_held_out:,} held-out examples':>24}",
         ]
         half = self.n_real // 2
         for name, each in self.figures.items():
             title = f"{name} of {self.num_modes}" if name == "modes" else name
             interval = f"{each.low:.4g} to {each.high:.4g}" if each.has_interval else ""
             beside = f"{self.held_out[name]:.4g}" if name in self.held_out else ""
-            lines.append(f"{title:16}{each.value:>10.4g}  {interval:<20}{beside:>24}")
-        lines.append(f"{'fid of halves':16}{self.fid_floor:>10.4g}  of the training examples, {half:,} each")
+            lines.append(f"{title:19}{each.value:>10.4g}  {interval:<20}{beside:>24}")
+        lines.append(f"{'fid of halves':19}{self.fid_floor:>10.4g}  of the training examples, {half:,} each")
         if self.support is not None:
             mine, theirs = self.support
-            lines.append(f"{'support':16}{mine:>10,.0f}  different samples, of the data {theirs:,.0f} or more")
+            lines.append(f"{'support':19}{mine:>10,.0f}  different samples, of the data {theirs:,.0f} or more")
         return "\n".join([*lines, *(f"warning: {each}" for each in self.warnings), *self.verdicts])
 
 
@@ -136,18 +138,22 @@ class Seen:
         self.moments = GroupedSums(frechet.moments, groups if reference.size <= WIDE else 2)
         self.predictions = GroupedSums(inception.prediction_sums, groups)
         self.modes = GroupedSums(lambda index, good: modes.mode_sums(index, good, reference.num_modes or 0), groups)
+        self.asked = GroupedSums(lambda right: {"n": np.array(len(right)), "right": right.sum()}, groups)
         self._features: list[np.ndarray] = []
         self._examples: list[np.ndarray] = []
         self.count = 0
 
-    def update(self, x: np.ndarray) -> None:
-        """Take in examples `(n, ...)`."""
+    def update(self, x: np.ndarray, asked: np.ndarray | None = None) -> None:
+        """Take in examples `(n, ...)`, and the classes `(n,)` that they were asked to be of."""
         features, probabilities = self.reference.extractor(x)
         self.moments.update(features - self.reference.center)
         if probabilities is not None:
             self.predictions.update(probabilities)
         if self.reference.num_modes is not None:
-            self.modes.update(*self.reference.find_modes(x, probabilities))
+            index, good = self.reference.find_modes(x, probabilities)
+            self.modes.update(index, good)
+            if asked is not None:
+                self.asked.update(index == asked)
         room = max(KEPT - self.count, 0)
         if room:
             self._features.append(features[:room])
@@ -211,9 +217,9 @@ class Reference:
                 f"the {what} of {self.data.name} have pixels from {x.min():.3g} to {x.max():.3g}; images are in [0, 1]"
             )
 
-    def see(self, batches: Iterable[np.ndarray], groups: int = GROUPS) -> Seen:
+    def see(self, batches: Iterable[np.ndarray]) -> Seen:
         """Pass examples through the extractor, some at a time."""
-        seen = Seen(self, groups)
+        seen = Seen(self, GROUPS)
         for x in batches:
             seen.update(x)
         return seen
@@ -269,7 +275,7 @@ def _batches(rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def evaluate_samples(
-    sample: Sample,
+    sample: Sample | AskedSample,
     data: Dataset | Reference,
     *,
     n: int | None = None,
@@ -282,7 +288,8 @@ def evaluate_samples(
     They are drawn some at a time and forgotten again: memory does not grow with their number.
 
     Args:
-        sample: Draws samples: from how many, and a seed, to `(n, ...)` in the range of the data.
+        sample: Draws samples: from how many, and a seed, to `(n, ...)` in the range of the data; or to these and the
+            classes `(n,)` that they were asked to be of.
         data: What they are to be like; a `Reference` where this is asked again and again.
         n: How many are drawn; by default 2,500, or 50 for each mode if that is more.
         seed: Decides which.
@@ -304,7 +311,12 @@ def evaluate_samples(
     n = n or max(LEAST_DRAWN, DRAWN_PER_MODE * (reference.num_modes or 0))
     if n < 2 * NEIGHBORS:
         raise UserError(f"{n} samples are too few to measure; draw at least {2 * NEIGHBORS}")
-    fake = reference.see(_draw(sample, reference, n, seed), 1 if quick else GROUPS)
+    fake = Seen(reference, 1 if quick else GROUPS)
+    for k, first in enumerate(range(0, n, BATCH)):
+        drawn = sample(min(BATCH, n - first), (seed << 20) + k)  # Each time with another seed.
+        x, asked = drawn if isinstance(drawn, tuple) else (drawn, None)
+        reference.check(x)
+        fake.update(x, asked)
     support: tuple[float, float] | None = None
     missing: tuple[str, ...] = ()
     shares: np.ndarray | None = None
@@ -360,6 +372,8 @@ def measure(reference: Reference, seen: Seen, pairs: bool = True, replicates: in
         add("high_quality", modes.high_quality, seen.modes, most=1)
         add("kl", lambda sums: modes.kl_divergence(modes.mode_shares(sums), expected), seen.modes)
         add("jsd", lambda sums: modes.jensen_shannon(modes.mode_shares(sums), expected), seen.modes, most=math.log(2))
+    if seen.asked.count:
+        add("condition_accuracy", lambda sums: float(sums["right"] / max(sums["n"], 1)), seen.asked, most=1)
     add("fid", frechet.fid, reference.train.moments, seen.moments)
     if seen.predictions.count:
         classes = len(seen.predictions.totals["probabilities"])
@@ -372,14 +386,6 @@ def measure(reference: Reference, seen: Seen, pairs: bool = True, replicates: in
 
 def _values(figures: dict[str, Estimate]) -> dict[str, float]:
     return {name: each.value for name, each in figures.items()}
-
-
-def _draw(sample: Sample, reference: Reference, n: int, seed: int) -> Iterator[np.ndarray]:
-    """Samples some at a time, each time with another seed."""
-    for k, start in enumerate(range(0, n, BATCH)):
-        x = np.asarray(sample(min(BATCH, n - start), (seed << 20) + k))
-        reference.check(x)
-        yield x
 
 
 def _memorized(reference: Reference, fake: Seen) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,9 @@ import torch
 from rltool.data.examples import Dataset
 from rltool.data.pairs import DomainPair, load_pair
 from rltool.gan.learner import LARGE_BATCH, Batch, GANLearner
+from rltool.gan.metrics.sums import Estimate, mean_estimate
+from rltool.gan.recognition import recognized
+from rltool.gan.report import GenerationReport, evaluate_samples
 from rltool.gan.translation_config import TranslationConfig
 from rltool.networks.backbone import evaluating
 from rltool.networks.translator import Translator
@@ -75,30 +79,40 @@ class TranslationLearner(GANLearner):
         if condition is not None:
             return self.translate(condition.cpu().numpy())
         test = self.pair.source.test.x
-        return self.translate(test[np.random.default_rng(seed).integers(len(test), size=n)])
+        rng = np.random.default_rng(seed)
+        rows = rng.permutation(len(test))[:n] if n <= len(test) else rng.integers(len(test), size=n)
+        return self.translate(test[rows])
 
     # Measuring
 
-    def evaluate(self, episodes: int = 2_500, seed: int = 0) -> dict[str, float]:
-        """Figures of translated test images; none of them chooses weights (`score` is 0): the last ones are kept.
+    def measure(self, extractor: str = "auto") -> dict[str, Estimate]:
+        """Figures of translated test images.
 
         Returns:
-            `n_fake`; `class_kept`, the share that a classifier of the target domain takes for the class that they had
-            in the source, and `class_untranslated`, what it makes of the source's images as they are (both where the
-            domains have the same classes); `l1`, the mean absolute difference to the right image (where the test parts
-            are paired).
+            `class_kept`, the share that a classifier of the target domain takes for the class that they had in the
+            source, and `class_untranslated`, what it makes of the source's images as they are (both where the domains
+            have the same classes); `l1`, the mean absolute difference to the right image (where the test parts are
+            paired).
         """
         source, target = self.pair.source, self.pair.target
-        count = min(episodes, len(source.test))
-        x, y = source.test.x[:count], source.test.y[:count]
-        translated = self.translate(x)
-        figures: dict[str, float] = {"n_fake": count}
+        translated = self.translate(source.test.x)
+        figures: dict[str, Estimate | None] = {}
         if len(target.classes) > 1 and source.classes == target.classes:
-            figures["class_kept"] = recognized(target, translated, y)
-            figures["class_untranslated"] = recognized(target, x, y)
+            figures["class_kept"] = recognized(target, translated, source.test.y, extractor)
+            figures["class_untranslated"] = recognized(target, source.test.x, source.test.y, extractor)
         if np.array_equal(source.test.y, target.test.y):
-            figures["l1"] = float(np.abs(translated - target.test.x[:count]).mean())
-        return {**figures, "score": 0.0}
+            figures["l1"] = mean_difference(translated, target.test.x)
+        return {name: each for name, each in figures.items() if each is not None}
+
+    def evaluate(self, episodes: int = 2_500, seed: int = 0) -> dict[str, float]:
+        """The figures of `measure`; none of them chooses weights (`score` is 0): the last ones are kept."""
+        return {**{name: each.value for name, each in self.measure().items()}, "score": 0.0}
+
+    def test(self, n: int | None = None, seed: int = 0, extractor: str = "auto") -> GenerationReport:
+        """The figures of `measure`, and how much translations of test images look like the target, as of samples."""
+        count = len(self.pair.source.test)
+        report = evaluate_samples(self.sample, self.dataset, n=min(n or count, count), seed=seed, extractor=extractor)
+        return replace(report, figures={**report.figures, **self.measure(extractor)})
 
     def rows(self, x: np.ndarray) -> list[np.ndarray]:
         """What a picture shows of source images, row under row."""
@@ -107,8 +121,7 @@ class TranslationLearner(GANLearner):
     def conclude(self, run: Any, progress: Any) -> dict[str, Any]:
         """Draw test images over their translations into the run's folder, and measure the weights that were kept."""
         run.agent.pair = self.pair  # There is no need to load it twice.
-        figures = run.agent.evaluate()
-        figures.pop("score")
+        figures = {name: each.value for name, each in run.agent.measure().items()}
         return {**(super().conclude(run, progress) or {}), **figures}
 
     def draw(self, run: Any) -> None:
@@ -121,16 +134,6 @@ class TranslationLearner(GANLearner):
             write_film(run.agent, self.film, run.path / "training.gif")
 
 
-def recognized(data: Dataset, x: np.ndarray, y: np.ndarray) -> float:
-    """The share of images that a classifier of a data set takes for what they should be.
-
-    Args:
-        data: What the classifier has learned from.
-        x: Images `(n, channels, height, width)`.
-        y: Labels `(n,)`.
-    """
-    from rltool.gan.extractor import find_extractor
-
-    probabilities = find_extractor(data)(x)[1]
-    assert probabilities is not None  # Labeled images have a classifier.
-    return float((probabilities.argmax(1) == y).mean())
+def mean_difference(one: np.ndarray, two: np.ndarray) -> Estimate:
+    """The mean absolute difference of images `(n, ...)`."""
+    return mean_estimate(np.abs(one - two).reshape(len(one), -1).mean(1), (0, 1))

@@ -34,6 +34,12 @@ class ClassifierConfig(BackboneConfig):
     mixup: NonNegativeFloat = Field(
         0.0, description="Blend pairs of examples and their labels, by shares from Beta(a, a) with this a; 0: never."
     )
+    augment_with: str | None = Field(
+        None, description="GAN run whose samples are learned from, too; they have the classes that it was asked for."
+    )
+    augment_share: float = Field(
+        0.5, gt=0, lt=1, description="Share of these samples among what is learned from (--augment-with)."
+    )
     validation_fraction: float = Field(
         0.1, gt=0, lt=1, description="Share of the training examples that chooses the best weights instead."
     )

@@ -19,6 +19,7 @@ from rltool.networks.backbone import copy_weights, evaluating
 from rltool.supervised.augmentation import AUGMENTATIONS, mixup
 from rltool.supervised.classifier import Classifier
 from rltool.supervised.config import ClassifierConfig
+from rltool.supervised.generated import generated_examples
 from rltool.training.checkpoint import State, load_state, save_state
 from rltool.training.device import find_device
 from rltool.training.optimizers import OPTIMIZERS
@@ -101,7 +102,12 @@ class ClassifierLearner:
         if not len(learned) or not len(held_out):
             option = "--folds" if config.folds else "--validation-fraction"
             raise UserError(f"{self.data} is too small to hold out {option} of it; give it another value")
-        return self._tensors(train.select(learned)), self._tensors(train.select(held_out))
+        learn = train.select(learned)
+        if config.augment_with is not None:
+            count = round(len(learned) * config.augment_share / (1 - config.augment_share))
+            made = generated_examples(config.augment_with, self.dataset, count, self.seed)
+            learn = Part(np.concatenate([learn.x, made.x]), np.concatenate([learn.y, made.y]))
+        return self._tensors(learn), self._tensors(train.select(held_out))
 
     def _tensors(self, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.from_numpy(part.x).to(self.device), torch.from_numpy(part.y).to(self.device)

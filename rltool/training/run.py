@@ -81,7 +81,7 @@ class Run:
     def result(self) -> float | None:
         """What its method is judged by: on test examples, where there are such; None where no episode has ended."""
         metric, summary = METHODS[self.method].load().evaluation_metric, self.summary
-        result = summary.get(f"test_{metric}", summary.get(metric))
+        result = next((summary[n] for n in (f"test_{metric}", metric, f"best_{metric}") if n in summary), None)
         return result if isinstance(result, int | float) else None  # Anybody may have written the file.
 
     def is_finished(self, total_timesteps: int) -> bool:

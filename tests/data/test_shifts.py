@@ -16,7 +16,7 @@ def test_shifted_digits_are_other_images_with_the_same_labels(shift):
     for one, two in ((plain.train, shifted.train), (plain.test, shifted.test)):
         assert (one.y == two.y).all()
         assert two.x.dtype == np.float32
-        assert two.x.shape == (len(one), 3 if shift == "~coloured" else 1, 8, 8)
+        assert two.x.shape == (len(one), 3 if "coloured" in shift else 1, 8, 8)
         assert 0 <= two.x.min() < two.x.max() <= 1
         assert np.abs(two.x.mean(1) - one.x[:, 0]).mean((1, 2)).min() > 0.005  # Every single image has changed.
 
@@ -64,6 +64,15 @@ def test_colors():
     assert bright.min((1, 2, 3)).max() == 0
     assert dark.max() <= 0.4 + 1e-6
     assert len(np.unique(bright[:, :, 0, 0].argmax(1))) == 3
+
+
+def test_other_colors_are_the_same_for_all_and_lose_nothing():
+    rng = np.random.default_rng(0)
+    gray, colored = rng.random((50, 1, 2, 2), np.float32), rng.random((50, 3, 2, 2), np.float32)
+    for x in (gray, colored):
+        made = shift_examples(x, "~recolored")
+        dark, bright = (shift_examples(np.full_like(x, value), "~recoloured") for value in (0, 1))
+        assert np.allclose((made - dark) / (bright - dark), np.broadcast_to(x, made.shape)[:, [2, 0, 1]], atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -121,3 +121,9 @@ def test_penalties_reach_the_weights_and_are_finite_where_the_gradient_is_zero()
     weight = torch.tensor([3.0, 4.0], requires_grad=True)
     (gradient,) = torch.autograd.grad(gradient_penalty(lambda x: x @ weight, x, x + 1), weight)
     assert gradient.tolist() == pytest.approx([2 * 4 * 0.6, 2 * 4 * 0.8])
+
+
+def test_the_gradient_of_a_pack_is_one():
+    x = torch.ones(6, 2)
+    norms = squared_gradient_norms(lambda x: x.reshape(3, 4).square().sum(1) / 2, x)
+    assert norms.tolist() == [4.0] * 3

@@ -26,9 +26,17 @@ def _distances(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[int, np.ndarray]]
         yield start, ((rows**2).sum(1)[:, None] + squares - 2 * rows @ y.T).clip(0)
 
 
+def _nearest(x: np.ndarray, y: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distances to, and rows of, the k nearest examples `(m, d)` to each of `(n, d)`; by a tree, where d is small."""
+    from sklearn.neighbors import NearestNeighbors
+
+    distances, rows = NearestNeighbors(n_neighbors=k).fit(y).kneighbors(x)
+    return distances, rows
+
+
 def _radii(x: np.ndarray, k: int) -> np.ndarray:
     """Squared distance of each row to its k-th nearest other one `(n,)`."""
-    return np.concatenate([np.partition(block, k, axis=1)[:, k] for _, block in _distances(x, x)])
+    return _nearest(x, x, k + 1)[0][:, k] ** 2
 
 
 def compare_manifolds(real: np.ndarray, fake: np.ndarray, k: int = NEIGHBORS) -> dict[str, Estimate]:
@@ -78,8 +86,8 @@ def memorization(train: np.ndarray, held_out: np.ndarray, fake: np.ndarray) -> E
         The share; its interval contains 0 where nothing speaks for copying.
     """
     real = np.concatenate([train, held_out])
-    nearest = np.concatenate([block.argmin(1) for _, block in _distances(fake, real)])
-    hits = np.bincount(nearest, minlength=len(real)) / len(fake)  # Share of samples next to each real example.
+    rows = _nearest(fake, real, 1)[1][:, 0]
+    hits = np.bincount(rows, minlength=len(real)) / len(fake)  # Share of samples next to each real example.
     total, kept = len(real), len(train) / len(real)
     copied = (hits[: len(train)].sum() - kept) / (1 - kept)
     variance = len(train) * len(held_out) / (total * (total - 1)) * float(((hits - 1 / total) ** 2).sum())

@@ -70,9 +70,13 @@ class GroupedSums:
         self.sums: Sums = {}
 
     def update(self, *arrays: np.ndarray) -> None:
-        """Take in arrays `(n, ...)`; examples are dealt out to the groups like cards."""
+        """Take in arrays `(n, ...)`; examples are dealt out to the groups like cards.
+
+        They are shuffled before, always alike: samples may come in an order, as one of each class in turn.
+        """
+        shuffled = np.random.default_rng(self.count).permutation(len(arrays[0]))
         for group in range(self.groups):
-            rows = slice((group - self.count) % self.groups, None, self.groups)
+            rows = shuffled[(group - self.count) % self.groups :: self.groups]
             part = [array[rows] for array in arrays]
             if not len(part[0]):
                 continue

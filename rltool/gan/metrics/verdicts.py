@@ -9,7 +9,8 @@ import numpy as np
 
 from rltool.gan.metrics.sums import Estimate
 
-FEW = 100  # Different samples below which many are alike.
+FEW = 100  # Different samples below which there is next to no variety.
+LITTLE = 0.01  # Of the different examples that the data have: as many samples are little variety.
 NAMED = 10  # Missing modes that a sentence names.
 
 
@@ -53,6 +54,10 @@ def judge(
         sentences.append(
             f"mode collapse: about {support[0]:,.0f} different samples, where the data have {support[1]:,.0f} or more; "
             + remedy
+        )
+    elif support is not None and support[0] < LITTLE * support[1]:
+        sentences.append(
+            f"little variety: about {support[0]:,.0f} different samples, where the data have {support[1]:,.0f} or more"
         )
     if missing and shares is not None and not collapsed and not below("high_quality", 0.1):
         named = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")

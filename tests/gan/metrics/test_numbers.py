@@ -104,6 +104,13 @@ def test_the_interval_of_a_mean_is_that_of_its_bootstrap(rng):
     assert mean_estimate(np.ones(3), (0.0, 1.0)).high == 1
 
 
+def test_the_order_of_examples_does_not_widen_intervals(rng):
+    """One of each of ten classes in turn, half of the classes good: the share varies as a coin's does at most."""
+    index = np.arange(2_000) % 10
+    found = estimate(high_quality, sums(lambda i, good: mode_sums(i, good, 10), index, index < 5))
+    assert (found.high - found.value) / 1.96 == pytest.approx(0.5 / math.sqrt(2_000), rel=0.6)
+
+
 def test_no_interval_without_groups(rng):
     found = estimate(fid, sums(moments, rng.normal(size=(50, 2)), groups=1), sums(moments, rng.normal(size=(50, 2))))
     assert not found.has_interval
