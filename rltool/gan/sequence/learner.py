@@ -49,6 +49,7 @@ class SeqGAN:
     Attributes:
         model: Both networks.
         timesteps: Sequences that the generator learned from so far.
+        playing: Whether the game has begun, after the pretraining.
 
     Raises:
         UserError: There are no such data, or an option is wrong.
@@ -72,7 +73,7 @@ class SeqGAN:
         self.data, self.config, self.seed = data, config or SeqGANConfig(), seed
         self.device = find_device(device)
         self.timesteps = self.total_timesteps = 0
-        self.learning = False
+        self.learning = self.playing = False
         self.rng = np.random.default_rng(seed)
         self.pending = np.empty(0, dtype=np.int64)
         if vocabulary is None:
@@ -162,7 +163,8 @@ class SeqGAN:
     def play(self) -> Figures:
         """A round: sequences are generated, judged, and learned from; then the discriminator learns."""
         config = self.config
-        if not self.discriminator_optimizer.steps:
+        if not self.playing:
+            self.playing = True
             self.optimizer.reset()
             self.optimizer.learning_rate = config.learning_rate
             for _ in range(config.discriminator_pretraining if config.control == "none" else 0):
@@ -172,8 +174,6 @@ class SeqGAN:
         if config.control == "none":
             told = [self.discriminate() for _ in range(config.discriminator_steps)]
             figures |= told[-1]
-        else:
-            self.discriminator_optimizer.steps = 1
         return figures
 
     def discriminate(self) -> Figures:
@@ -366,13 +366,16 @@ class SeqGAN:
             `nll_test`, of the test data under the generator; with an oracle `nll_oracle`, of samples under it, in nats
             per token; with a grammar `grammatical`, the share of samples that it accepts.
         """
-        data, samples = self.dataset, self.sample(episodes, seed)
-        figures = {"nll_test": self.nll(data.test)}
+        return {"nll_test": self.nll(self.dataset.test), **self.quality(self.sample(episodes, seed)), "score": 0.0}
+
+    def quality(self, tokens: np.ndarray) -> dict[str, float]:
+        """How real sequences `(n, L)` are to the oracle or the grammar that the data come from, if there is one."""
+        data, figures = self.dataset, {}
         if data.oracle is not None:
-            figures["nll_oracle"] = float(data.oracle.nll(samples).mean())
+            figures["nll_oracle"] = float(data.oracle.nll(tokens).mean())
         if data.grammar is not None:
-            figures["grammatical"] = float(np.mean([data.grammar.accepts(text.split()) for text in self.text(samples)]))
-        return {**figures, "score": 0.0}
+            figures["grammatical"] = float(np.mean([data.grammar.accepts(text.split()) for text in self.text(tokens)]))
+        return figures
 
     def test(self, samples: int = 2_000, seed: int = 1, decoder: Decoder = ALL) -> dict[str, float]:
         """All that can be said of generated sequences.
@@ -383,20 +386,17 @@ class SeqGAN:
             decoder: How.
 
         Returns:
-            What `evaluate` returns; `bleu` against the test data, `self_bleu`, the shares that are `unique` and not
-            in the training data (`novel`); and the same of the test data themselves as `real_*`.
+            What `evaluate` returns, `nll_test` at the decoder's temperature; `bleu` against the test data, `self_bleu`,
+            the shares that are `unique` and not in the training data (`novel`); and the same of the test data
+            themselves as `real_*`.
         """
         data = self.dataset
         drawn, real, words = self.sample(samples, seed, decoder), data.test[:REFERENCES], len(self.vocabulary)
-        figures = {"nll_test": self.nll(data.test)} if decoder == ALL else {}
-        sides = {"": drawn, "real_": real}
-        for side, tokens in sides.items():
-            if data.oracle is not None:
-                figures[f"{side}nll_oracle"] = float(data.oracle.nll(tokens).mean())
-            if data.grammar is not None:
-                figures[f"{side}grammatical"] = float(
-                    np.mean([data.grammar.accepts(s.split()) for s in self.text(tokens)])
-                )
+        figures = {}
+        if decoder.temperature and decoder.top_k is None:  # Otherwise there are sequences that it never draws.
+            figures["nll_test"] = self.nll(data.test, decoder.temperature)
+        for side, tokens in {"": drawn, "real_": real}.items():
+            figures |= {f"{side}{name}": value for name, value in self.quality(tokens).items()}
             figures[f"{side}self_bleu"] = bleu(tokens, None, words, self.end)
             figures |= {f"{side}{name}": value for name, value in shares(tokens, data.train).items()}
         half = len(real) // 2
@@ -472,9 +472,11 @@ class SeqGAN:
         learner.model.eval()
         return learner
 
+    KEPT: tuple[str, ...] = ("timesteps", "total_timesteps", "playing")
+
     def checkpoint(self) -> State:
         """Everything that training goes on from, as one object."""
-        state = State(values={"timesteps": self.timesteps, "total_timesteps": self.total_timesteps})
+        state = State(values={name: getattr(self, name) for name in self.KEPT})
         state.values["rng"] = self.rng.bit_generator.state
         state.add("model", self.model.state_dict())
         for name, optimizer in self._optimizers().items():
@@ -487,7 +489,8 @@ class SeqGAN:
 
     def restore(self, state: State) -> bool:
         """Go on from a checkpoint; returns whether training goes on bit for bit, which it does."""
-        self.timesteps, self.total_timesteps = state.values["timesteps"], state.values["total_timesteps"]
+        for name in self.KEPT:
+            setattr(self, name, state.values[name])
         self.rng.bit_generator.state = state.values["rng"]
         self.model.load_state_dict(state.take("model"))
         for name, optimizer in self._optimizers().items():

@@ -3,7 +3,7 @@
 from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # A generator that is too small for the oracle: one as large as it has little to learn from a discriminator.
+    # A generator that is too small for the oracle: one as large as it learns little from a discriminator.
     "oracle": {
         "total_timesteps": 70_000,
         "pretraining": 45_000,
