@@ -7,12 +7,22 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from rltool.cli.opening import AsJson, EnvArgs, EnvOption, RunOrZip, VecNormalize, open_agent, open_classifier
+from rltool.cli.opening import (
+    AsJson,
+    EnvArgs,
+    EnvOption,
+    RunOrZip,
+    VecNormalize,
+    open_agent,
+    open_classifier,
+    open_generator,
+)
 
 
 def evaluate(
     run: RunOrZip,
     episodes: Annotated[int, typer.Option("--episodes", "-e", help="Episodes to play.", min=1)] = 20,
+    samples: Annotated[int, typer.Option("--samples", help="(GANs) Samples to draw.", min=1)] = 2_500,
     env: EnvOption = None,
     seed: Annotated[int, typer.Option("--seed", help="Seeds environments and sampling.", min=0)] = 0,
     stochastic: Annotated[
@@ -31,6 +41,10 @@ def evaluate(
     classifier = open_classifier(run)
     if classifier is not None:
         _report_classifier(classifier, json_)
+        return
+    generator = open_generator(run)
+    if generator is not None:
+        _report_generator(generator, samples, seed, json_)
         return
     agent, folder, env_id, env_kwargs = open_agent(run, env, env_arg or [], vecnormalize)
 
@@ -83,3 +97,12 @@ def _report_classifier(classifier: Any, as_json: bool) -> None:
     )
     if wrong:
         print("most often: " + ", ".join(f"{names[i]} read as {names[j]} ({count}x)" for count, i, j in wrong[:3]))
+
+
+def _report_generator(learner: Any, samples: int, seed: int, as_json: bool) -> None:
+    result = learner.evaluate(samples, seed)
+    result.pop("score")
+    if as_json:
+        print(json.dumps({"data": learner.data, **result}))
+        return
+    print(f"{learner.data}: " + ", ".join(f"{name} {value:.4g}" for name, value in result.items()))

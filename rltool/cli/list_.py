@@ -84,6 +84,14 @@ def datasets() -> None:
     _table("data sets", ["data set", "what it is"], [[name, text] for name, text in DATASETS.items()])
 
 
+@app.command("shifts")
+def shifts() -> None:
+    """Shifts that may follow a data set, as digits~inverted."""
+    from rltool.data.shifts import SHIFTS
+
+    _table("shifts", ["shift", "what it does"], [[f"~{name}", each.summary] for name, each in SHIFTS.items()])
+
+
 @app.command("extensions")
 def extensions() -> None:
     """What agents can be extended by; each name is an option of `rltool train`."""

@@ -72,6 +72,17 @@ def open_agent(
     return agent, folder, env_id, env_kwargs
 
 
+def open_generator(run: str) -> Any | None:
+    """The GAN of a run; None where a run, or a file, is of something else."""
+    from rltool.training.methods import METHODS
+    from rltool.training.run import Run
+
+    if Path(run).is_file():
+        return None
+    learner = METHODS[Run(run).method].load().learner_class()
+    return Run(run).agent if hasattr(learner, "sample") else None
+
+
 def open_classifier(run: str) -> Any | None:
     """The classifier of a run; None where a run, or a file, is of something else."""
     from rltool.training.methods import METHODS

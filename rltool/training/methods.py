@@ -29,6 +29,14 @@ METHODS.add("maxent-irl", "rltool.agents.methods:maxent_irl", "inverse RL, exact
 METHODS.add(
     "classifier", "rltool.attacks.defenses.methods:classifier", "supervised learning of labels, from a data set"
 )
+METHODS.add("gan", "rltool.gan.methods:gan", "generative adversarial network, from a data set")
+METHODS.add("lsgan", "rltool.gan.methods:lsgan", "GAN with the least-squares loss")
+METHODS.add("wgan", "rltool.gan.methods:wgan", "Wasserstein GAN whose critic's weights are clipped")
+METHODS.add("wgan-gp", "rltool.gan.methods:wgan_gp", "Wasserstein GAN with a penalty on the critic's gradient")
+METHODS.add("sngan", "rltool.gan.methods:sngan", "GAN with the hinge loss and spectral normalization")
+METHODS.add("cgan", "rltool.gan.methods:cgan", "conditional GAN: samples of the class, or the words, asked for")
+METHODS.add("pix2pix", "rltool.gan.methods:pix2pix", "translation from one domain of images to another, from pairs")
+METHODS.add("cyclegan", "rltool.gan.methods:cyclegan", "translation between two domains of images, without pairs")
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class Run:
         weights = self.path / "model.safetensors"
         with suppress(FileNotFoundError):
             for data in dict.fromkeys((self.data, str(read_values(weights).get("env_id")))):
-                admit_module(data, self.path)
+                self._admit(data)
         learner_class = METHODS[self.method].load().learner_class()
         return learner_class.load(weights, device=self.options.device if has_device(self.options.device) else "cpu")
 
@@ -115,7 +115,7 @@ class Run:
 
     def build(self, **functions: Any) -> Any:
         """A fresh, untrained learner with this run's options, and functions that no run can hold."""
-        admit_module(self.data, self.path)
+        self._admit(self.data)
         method, options = METHODS[self.method].load(), self.options
         return method.learner_class()(
             self.data,
@@ -125,6 +125,10 @@ class Run:
             env_kwargs=options.env_kwargs,
             **functions,
         )
+
+    def _admit(self, data: str) -> None:
+        if METHODS[self.method].load().data == "ENV":  # A colon in other data names no module.
+            admit_module(data, self.path)
 
     def start(self, **functions: Any) -> Any:
         """A learner as training begins with it: built, and with what it was to start from."""

@@ -1,0 +1,5 @@
+"""Options tuned for data sets, by method; `rltool train` uses them unless told otherwise."""
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {}
