@@ -37,6 +37,9 @@ METHODS.add("sngan", "rltool.gan.methods:sngan", "GAN with the hinge loss and sp
 METHODS.add("cgan", "rltool.gan.methods:cgan", "conditional GAN: samples of the class, or the words, asked for")
 METHODS.add("pix2pix", "rltool.gan.methods:pix2pix", "translation from one domain of images to another, from pairs")
 METHODS.add("cyclegan", "rltool.gan.methods:cyclegan", "translation between two domains of images, without pairs")
+METHODS.add("source-only", "rltool.adaptation.methods:source_only", "a classifier of the source, tried on the target")
+METHODS.add("target-oracle", "rltool.adaptation.methods:target_oracle", "a classifier that is told the target's labels")
+METHODS.add("dann", "rltool.adaptation.methods:dann", "features that a domain classifier cannot tell apart")
 
 
 @dataclass(frozen=True)
