@@ -26,6 +26,7 @@ from rltool.training.checkpoint import State
 from rltool.training.optimizers import Adam
 
 Figures = dict[str, Any]
+Predict = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Batch(NamedTuple):
@@ -89,7 +90,7 @@ class AdaptationLearner(ClassifierLearner):
             self.beside = nn.ModuleDict(self.helpers()).to(self.device)
             self.torch_rng = torch.get_rng_state()
         self.side_optimizer: Adam | None = None
-        if any(True for _ in self.beside.parameters()):
+        if any(weight.requires_grad for weight in self.beside.parameters()):
             self.side_optimizer = Adam(self.beside, self.config.learning_rate, self.config.max_grad_norm)
         self.averaged = copy.deepcopy(self.model) if self.config.ema else self.model
         self._pairs = list(self.averaged.parameters()), list(self.model.parameters())
@@ -303,9 +304,13 @@ class AdaptationLearner(ClassifierLearner):
             `source_accuracy`; `target_accuracy`, `class_accuracy` by name and `confusion` of the target, where it has
             labels; `predicted`, the share of the target that is read as each class; `examples` of the target.
         """
+        return self.measure(self.logits, self.logits)
+
+    def measure(self, in_source: Predict, in_target: Predict) -> dict[str, Any]:
+        """`test` for functions from inputs `(n, ...)` to logits, one for each domain."""
         source, target = self.domains.source.test, self.domains.target.test
-        read = self.logits(torch.from_numpy(source.x).to(self.device)).argmax(-1).cpu().numpy()
-        predicted = self.logits(torch.from_numpy(target.x).to(self.device)).argmax(-1).cpu().numpy()
+        read = in_source(torch.from_numpy(source.x).to(self.device)).argmax(-1).cpu().numpy()
+        predicted = in_target(torch.from_numpy(target.x).to(self.device)).argmax(-1).cpu().numpy()
         classes = self.domains.source.classes
         shares = np.bincount(predicted, minlength=len(classes)) / max(len(predicted), 1)
         result: dict[str, Any] = {"source_accuracy": float((read == source.y).mean())}

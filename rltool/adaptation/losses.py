@@ -20,12 +20,23 @@ def marginal_entropy(logits: torch.Tensor) -> torch.Tensor:
     return -(log_p.exp() * log_p).sum()
 
 
-def domain_cross_entropy(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Half the cross-entropy of logits `(B,)` that should be large for the source and small for the target.
+def domain_cross_entropy(
+    source: torch.Tensor, target: torch.Tensor, importance: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Half the cross-entropy of logits that should be large for the source and small for the target.
 
     Log 2 where the two cannot be told apart. Logits, never probabilities: what is squashed twice has no gradient.
+
+    Args:
+        source: `(n,)`.
+        target: `(m,)`.
+        importance: How much each of them counts `(n + m,)`, 1 on average.
     """
-    return 0.5 * (F.softplus(-source).mean() + F.softplus(target).mean())
+    losses = F.softplus(-source), F.softplus(target)
+    if importance is not None:
+        weights = importance.split([len(source), len(target)])
+        losses = losses[0] * weights[0], losses[1] * weights[1]
+    return 0.5 * (losses[0].mean() + losses[1].mean())
 
 
 def coral(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
