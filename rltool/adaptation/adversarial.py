@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from rltool.adaptation.checks import gradient_into_features, refuse_inert
 from rltool.adaptation.config import ADDAConfig, CDANConfig, DANNConfig
 from rltool.adaptation.learner import AdaptationLearner, Batch, Figures
 from rltool.adaptation.losses import domain_cross_entropy, outer
 from rltool.adaptation.networks import DomainClassifier
+from rltool.networks.backbone import evaluating
+from rltool.supervised.learner import LARGE_BATCH
 
 
 class DANN(AdaptationLearner):
@@ -58,24 +62,35 @@ class DANN(AdaptationLearner):
             target: What it sees of the target `(m, d)`.
             importance: How much each of them counts, `(n + m,)`.
         """
-        config, domain, optimizer = self.config, self.beside["domain"], self.side_optimizer
+        config, optimizer = self.config, self.side_optimizer
+        domain: Any = self.beside["domain"]
         assert optimizer is not None
-        rate = config.domain_learning_rate or config.learning_rate
-        optimizer.learning_rate = rate * self.scheduled()
-        sizes = [len(source), len(target)]
-        known = torch.cat([source, target]).detach()
+        optimizer.learning_rate = (config.domain_learning_rate or config.learning_rate) * self.scheduled()
+        both, count = torch.cat([source, target]), len(source)
         for _ in range(config.domain_steps):
-            inputs = known.requires_grad_(bool(config.domain_penalty))
-            logits = domain(inputs)
-            loss = domain_cross_entropy(*logits.split(sizes), importance)
+            known = both.detach().requires_grad_(bool(config.domain_penalty))
+            logits = domain(known)
+            loss = domain_cross_entropy(logits[:count], logits[count:], importance)
             if config.domain_penalty:
-                (gradient,) = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
+                (gradient,) = torch.autograd.grad(logits.sum(), known, create_graph=True)
                 loss = loss + config.domain_penalty * gradient.square().sum(1).mean()
             optimizer.descend(loss)
-        fooled = domain.fooled(torch.cat([source, target]), self.strength).split(sizes)
-        right = (fooled[0] > 0).float().mean() + (fooled[1] < 0).float().mean()
-        loss = domain_cross_entropy(*fooled, importance)
-        return loss, {"domain_loss": loss.detach(), "domain_accuracy": right.detach() / 2, "weight": self.strength}
+        logits = domain.fooled(both, self.strength)
+        told = ((logits[:count] > 0).float().mean() + (logits[count:] < 0).float().mean()) / 2
+        loss = domain_cross_entropy(logits[:count], logits[count:], importance)
+        return loss, {"domain_loss": loss.detach(), "domain_accuracy": told, "weight": self.strength}
+
+    def evaluate(self, episodes: int = 0, seed: int = 0) -> dict[str, float]:
+        figures = super().evaluate(episodes, seed)
+        if self.learning:  # What is loaded has no domain classifier any more.
+            (x, _), target = self.examples[1], self.unlabeled[1]
+            with torch.no_grad(), evaluating(self.model):
+                features = [self.features(part[:LARGE_BATCH]) for part in (x, target)]
+                seen = [self.seen(each, self.model.head(each)) for each in features]
+            gradient = gradient_into_features(self.beside["domain"], *seen)
+            refuse_inert(gradient, float(self.last_figures.get("domain_accuracy", 0.0)))
+            figures["adversary_gradient"] = gradient
+        return figures
 
 
 class CDAN(DANN):

@@ -11,7 +11,9 @@ from rltool.supervised.augmentation import AUGMENTATIONS as PLAIN
 
 
 def affine(x: torch.Tensor) -> torch.Tensor:
-    """Turn each image by up to 15 degrees, scale it by up to a sixth along each axis, and slant it by up to .2.
+    """Turn each image by up to 15 degrees, make it up to 1.4 times larger or smaller, and slant it by up to .2.
+
+    Its width and height change alike but for a tenth.
 
     Args:
         x: Images `(B, channels, height, width)`; what comes in from outside is the pixel at the border.
@@ -21,7 +23,8 @@ def affine(x: torch.Tensor) -> torch.Tensor:
         return (torch.rand(len(x), device=x.device) * 2 - 1) * reach
 
     angle, slant = uniform(math.pi / 12), uniform(0.2)
-    wide, high = 1 + uniform(1 / 6), 1 + uniform(1 / 6)
+    size = uniform(math.log(1.4))
+    wide, high = (size + uniform(0.1)).exp(), (size + uniform(0.1)).exp()
     rows = torch.stack(
         [
             torch.stack([wide * angle.cos(), slant - angle.sin(), torch.zeros_like(angle)], 1),

@@ -118,4 +118,3 @@ class Tent(AdaBN):
 
     def test(self) -> dict[str, Any]:
         return self.measure(self.logits, self.predict_stream)
-

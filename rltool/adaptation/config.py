@@ -15,7 +15,7 @@ Augmentation = Literal["shift", "flip", "cutout", "affine", "random-conv"]
 class AdaptationConfig(ClassifierConfig):
     """Options of all methods; alone, those of `source-only` and `target-oracle`."""
 
-    augment: tuple[Augmentation, ...] = Field(
+    augment: tuple[Augmentation, ...] = Field(  # type: ignore[assignment]  # More than a classifier's.
         (),
         description="(Images) Random changes while learning, in both domains: shift (by up to an eighth), flip (left "
         "to right), cutout (cover a square), affine (turn, scale, slant), random-conv (other textures and contrasts by "
@@ -52,6 +52,9 @@ class DANNConfig(WeightedConfig):
     )
     domain_learning_rate: PositiveFloat | None = Field(
         None, description="Step size of the domain classifier (adam); by default that of the rest."
+    )
+    beta1: float = Field(
+        0.9, ge=0, lt=1, description="(adam) Decay of the running mean of gradients, of both; games like it low."
     )
     domain_steps: PositiveInt = Field(1, description="Steps of the domain classifier for each of the features.")
     domain_penalty: NonNegativeFloat = Field(

@@ -28,7 +28,7 @@ class FineTune(AdaptationLearner):
 
     method, config_class = "fine-tune", FineTuneConfig
     config: FineTuneConfig
-    uses_target = False
+    uses_target, label_free = False, False
 
     def helpers(self) -> dict[str, nn.Module]:
         return {"start": copy.deepcopy(self.model).requires_grad_(False)}

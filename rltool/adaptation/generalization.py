@@ -26,8 +26,7 @@ class ERM(AdaptationLearner):
         super().prepare()
         if self.needs_several and len(self.domains.sources) < 2:
             raise UserError(
-                f"{self.method} compares several sources; join them with +, as "
-                "digits+digits@-30deg:digits@60deg"
+                f"{self.method} compares several sources; join them with +, as digits+digits@-30deg:digits@60deg"
             )
 
     def objective(self, batch: Batch) -> tuple[torch.Tensor, Figures]:

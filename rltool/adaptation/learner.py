@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from rltool.adaptation.augmentation import AUGMENTATIONS
 from rltool.adaptation.config import AdaptationConfig
-from rltool.adaptation.domains import Domains, load_domains
+from rltool.adaptation.domains import Domains, load_domains, split_name
 from rltool.adaptation.selection import CRITERIA, Validation
 from rltool.adaptation.verdict import collapse
 from rltool.data.examples import Dataset
@@ -71,6 +72,7 @@ class AdaptationLearner(ClassifierLearner):
     config_class: type[AdaptationConfig] = AdaptationConfig
     config: AdaptationConfig
     uses_target = True  # Whether unlabeled examples of the target are learned from.
+    label_free = True  # Whether its labels are never learned from.
 
     def __init__(
         self,
@@ -92,8 +94,14 @@ class AdaptationLearner(ClassifierLearner):
         self.side_optimizer: Adam | None = None
         if any(weight.requires_grad for weight in self.beside.parameters()):
             self.side_optimizer = Adam(self.beside, self.config.learning_rate, self.config.max_grad_norm)
+        for optimizer in (self.optimizer, self.side_optimizer):
+            if isinstance(optimizer, Adam):
+                optimizer.betas = getattr(self.config, "beta1", 0.9), 0.999
         self.averaged = copy.deepcopy(self.model) if self.config.ema else self.model
-        self._pairs = list(self.averaged.parameters()), list(self.model.parameters())
+        self._pairs: tuple[list[torch.Tensor], list[torch.Tensor]] = (
+            list(self.averaged.parameters()),
+            list(self.model.parameters()),
+        )
 
     # The domains
 
@@ -326,9 +334,17 @@ class AdaptationLearner(ClassifierLearner):
 
     def sentences(self, result: Mapping[str, Any]) -> list[str]:
         """What is to be said of what `test` returned."""
-        return collapse(result["predicted"])
+        target = split_name(self.data)[1]
+        lines = collapse(result["predicted"])
+        if self.domains.labeled and self.label_free and self.config.select != "oracle" and Path(target).exists():
+            lines.append(f"{target} has labels: they taught and chose nothing, they only measured this")
+        if self.config.select == "oracle":
+            lines.append(
+                "the target's labels chose these weights (--select oracle): this is no adaptation without them"
+            )
+        return lines
 
-    def conclude(self, run: Any, progress: Any) -> dict[str, Any] | None:
+    def conclude(self, run: Any, progress: Any) -> Any:
         """Measure the chosen weights, train the controls, draw, and say what it was worth."""
         from rltool.adaptation.controls import conclude
 
@@ -369,7 +385,7 @@ class SourceOnly(AdaptationLearner):
 class TargetOracle(AdaptationLearner):
     """What is reached by learning from the target's labels: not an adaptation, but what one is measured by."""
 
-    method, uses_target = "target-oracle", False
+    method, uses_target, label_free = "target-oracle", False, False
 
     @cached_property
     def dataset(self) -> Dataset:

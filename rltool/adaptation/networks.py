@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -21,11 +22,7 @@ class DomainClassifier(nn.Module):
     def __init__(self, in_features: int, sizes: Sequence[int]) -> None:
         super().__init__()
         widths = [in_features, *sizes]
-        hidden = [
-            module
-            for a, b in zip(widths, widths[1:], strict=False)
-            for module in (nn.Linear(a, b), nn.LeakyReLU(0.2))
-        ]
+        hidden = [module for a, b in pairwise(widths) for module in (nn.Linear(a, b), nn.LeakyReLU(0.2))]
         self.layers = nn.Sequential(*hidden, nn.Linear(widths[-1], 1))
         self.reversal = GradientReversal()
 

@@ -62,10 +62,6 @@ class DIRTT(DANN):
         """Whether this is the second stage."""
         return self.progress >= self.config.first_stage
 
-    @property
-    def progress(self) -> float:
-        return super().progress
-
     def clusters(self, x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """How badly the target's examples keep away from the boundary."""
         config = self.config
@@ -99,4 +95,8 @@ class DIRTT(DANN):
         with torch.no_grad():
             known, source_logits = self.loss(batch.x, batch.y)
         figures = self.figures(known, source_logits, batch.y)
-        return loss * self.config.weight, {**figures, "adaptation_loss": loss.detach(), "teacher_distance": near.detach()}
+        return loss * self.config.weight, {
+            **figures,
+            "adaptation_loss": loss.detach(),
+            "teacher_distance": near.detach(),
+        }

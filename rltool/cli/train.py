@@ -147,7 +147,10 @@ def report(run: Any) -> None:
         f"({summary['timesteps_per_second']:,.0f} timesteps/s)"
         + (f", best return {result:.1f}" if result is not None else "")
         + (f", test accuracy {summary['test_accuracy']:.2%}" if "test_accuracy" in summary else "")
-        + "".join(f"\n{sentence}" for sentence in [*verdict(summary), *adapted(summary), *disagreement(summary), *continued(summary)])
+        + "".join(
+            f"\n{sentence}"
+            for sentence in [*verdict(summary), *adapted(summary), *disagreement(summary), *continued(summary)]
+        )
         + _next_steps(run)
     )
 

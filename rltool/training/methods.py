@@ -46,10 +46,14 @@ METHODS.add("coral", "rltool.adaptation.methods:coral", "features of both domain
 METHODS.add("mmd", "rltool.adaptation.methods:mmd", "features of both domains with the same moments, by kernels")
 METHODS.add("mcd", "rltool.adaptation.methods:mcd", "two classifiers that agree on the target, against their will")
 METHODS.add("entropy", "rltool.adaptation.methods:entropy", "self-training: certain predictions of a teacher as labels")
-METHODS.add("dirt-t", "rltool.adaptation.methods:dirt_t", "VADA, then a boundary that leaves the target's clusters whole")
+METHODS.add(
+    "dirt-t", "rltool.adaptation.methods:dirt_t", "VADA, then a boundary that leaves the target's clusters whole"
+)
 METHODS.add("adabn", "rltool.adaptation.methods:adabn", "batch norm with the statistics of the target")
 METHODS.add("tent", "rltool.adaptation.methods:tent", "batch norm adapted at test time, batch by batch")
-METHODS.add("fine-tune", "rltool.adaptation.methods:fine_tune", "source first, then a few labeled examples of the target")
+METHODS.add(
+    "fine-tune", "rltool.adaptation.methods:fine_tune", "source first, then a few labeled examples of the target"
+)
 METHODS.add("erm", "rltool.adaptation.methods:erm", "several sources alike, for a target nobody has seen")
 METHODS.add("irm", "rltool.adaptation.methods:irm", "several sources that have the same best classifier")
 METHODS.add("vrex", "rltool.adaptation.methods:vrex", "several sources whose losses vary little")
