@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from rltool.adaptation.learner import AdaptationLearner
 from rltool.adaptation.losses import entropy
 from rltool.errors import UserError
 from rltool.supervised.learner import LARGE_BATCH
+from rltool.training.checkpoint import State
 from rltool.training.optimizers import Adam
 
 Norm = nn.modules.batchnorm._BatchNorm
@@ -59,6 +61,8 @@ class AdaBN(AdaptationLearner):
     method, config_class = "adabn", BatchNormConfig
     config: BatchNormConfig
     uses_target = False
+    loaded = False
+    adapted: tuple[int, Any] | None = None  # After how many updates, and the classifier.
 
     def prepare(self) -> None:
         super().prepare()
@@ -70,12 +74,22 @@ class AdaBN(AdaptationLearner):
 
     @property
     def answering(self) -> Any:
-        """The classifier with adapted statistics while training; afterwards it has them itself."""
-        if not self.learning:
+        """The classifier with the statistics of the target; one that was loaded has them already."""
+        if self.loaded:
             return self.averaged
-        adapted = copy.deepcopy(self.averaged)
-        self.adapt(adapted)
-        return adapted
+        if self.adapted is None or self.adapted[0] != self.updates:
+            model = copy.deepcopy(self.averaged)
+            self.adapt(model)
+            self.adapted = self.updates, model
+        return self.adapted[1]
+
+    def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        super().load_weights(tensors)
+        self.loaded = True
+
+    def restore(self, state: State) -> bool:
+        self.adapted = None
+        return super().restore(state)
 
     def adapt(self, model: nn.Module) -> None:
         """Change a classifier of the source in place."""
