@@ -7,11 +7,20 @@ from typing import Any
 
 Options = dict[str, Any]
 
-# A game between two networks: low momentum, a steady step size, a light weight, and an average of what it goes through.
-GAME: Options = {"beta1": 0.5, "schedule": "constant", "ema": 0.99, "select": "last"}
-MOONS: Options = {"hidden_sizes": (128, 64), "learning_rate": 4e-3, "total_timesteps": 96_000}
+# A game between two networks: low momentum, a light weight, and an average of what it goes through.
+GAME: Options = {"beta1": 0.5, "ema": 0.99, "select": "last"}
+MOONS: Options = {"hidden_sizes": (128, 64), "learning_rate": 4e-3, "schedule": "constant", "total_timesteps": 96_000}
+DIGITS: Options = {"backbone": "cnn", "ema": 0.99, "select": "last", "total_timesteps": 30_000}
+INVERTED: Options = {**DIGITS, "augment": ("random-conv",)}
+MOVED: Options = {**DIGITS, "augment": ("shift",)}
 
 PRESETS: dict[str, dict[str, Options]] = {
-    "dann": {"moons:moons@40deg": {**MOONS, **GAME, "weight": 0.2}},
+    "dann": {
+        "moons:moons@40deg": {**MOONS, **GAME, "weight": 0.2},
+        "digits:digits~inverted": {**INVERTED, "weight": 0.2},
+        "digits:digits~shifted~noisy": MOVED,
+    },
     "dirt-t": {"moons:moons@40deg": {**MOONS, **GAME, "domain_weight": 0.2, "total_timesteps": 64_000}},
+    "entropy": {"digits:digits~inverted": INVERTED, "digits:digits~shifted~noisy": MOVED},
+    "erm": {"digits:digits~inverted": INVERTED},
 }
