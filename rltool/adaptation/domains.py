@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from rltool.data.datasets import SOURCES, load_dataset
 from rltool.data.examples import Dataset, Part
 from rltool.data.pairs import fit_images, make_pair
-from rltool.data.shifts import split_shifts
 from rltool.errors import UserError
 
 
@@ -61,8 +61,7 @@ def split_name(name: str) -> tuple[list[str], str]:
             f"'{name}' is no pair of domains; give a source and a target with a colon, as moons:moons@40deg, or "
             "--source FILE --target FILE"
         )
-    sources = joined[0].split("+") if split_shifts(joined[0])[1] or "+" in joined[0] else [joined[0]]
-    return sources, joined[1]
+    return [joined[0]] if Path(joined[0]).exists() else joined[0].split("+"), joined[1]
 
 
 def load_domains(name: str) -> Domains:

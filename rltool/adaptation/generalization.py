@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rltool.adaptation.config import GeneralizationConfig
+from rltool.adaptation.domains import split_name
 from rltool.adaptation.learner import AdaptationLearner, Batch, Figures
 from rltool.errors import UserError
 
@@ -104,7 +105,7 @@ class GroupDRO(ERM):
     method, needs_several = "group-dro", True
 
     def helpers(self) -> dict[str, nn.Module]:
-        return {"shares": Shares(len(self.data.split("+")))}
+        return {"shares": Shares(len(split_name(self.data)[0]))}
 
     def risk(
         self, logits: torch.Tensor, y: torch.Tensor, losses: torch.Tensor, groups: list[torch.Tensor]
