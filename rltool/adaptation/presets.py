@@ -13,14 +13,24 @@ MOONS: Options = {"hidden_sizes": (128, 64), "learning_rate": 4e-3, "schedule": 
 DIGITS: Options = {"backbone": "cnn", "ema": 0.99, "select": "last", "total_timesteps": 30_000}
 INVERTED: Options = {**DIGITS, "augment": ("random-conv",)}
 MOVED: Options = {**DIGITS, "augment": ("shift",)}
+SCANNED: Options = {**DIGITS, "augment": ("affine",), "total_timesteps": 40_000}
+SCANNED_GAME: Options = {**SCANNED, "beta1": 0.5, "domain_sizes": (128, 128)}
 
 PRESETS: dict[str, dict[str, Options]] = {
     "dann": {
         "moons:moons@40deg": {**MOONS, **GAME, "weight": 0.2},
         "digits:digits~inverted": {**INVERTED, "weight": 0.2},
         "digits:digits~shifted~noisy": MOVED,
+        "usps:mnist": SCANNED_GAME,
+        "mnist:usps": SCANNED_GAME,
     },
+    "cdan": {"usps:mnist": SCANNED_GAME},
     "dirt-t": {"moons:moons@40deg": {**MOONS, **GAME, "domain_weight": 0.2, "total_timesteps": 64_000}},
-    "entropy": {"digits:digits~inverted": INVERTED, "digits:digits~shifted~noisy": MOVED},
+    "entropy": {
+        "digits:digits~inverted": INVERTED,
+        "digits:digits~shifted~noisy": MOVED,
+        "usps:mnist": {**SCANNED, "total_timesteps": 60_000},
+        "mnist:usps": {**SCANNED, "total_timesteps": 48_000},
+    },
     "erm": {"digits:digits~inverted": INVERTED},
 }
