@@ -13,6 +13,7 @@ from rltool.cli.opening import (
     EnvOption,
     RunOrZip,
     VecNormalize,
+    open_adapted,
     open_agent,
     open_classifier,
     open_generator,
@@ -48,6 +49,10 @@ def evaluate(
     classifier = open_classifier(run)
     if classifier is not None:
         _report_classifier(classifier, json_)
+        return
+    adapted = open_adapted(run)
+    if adapted is not None:
+        _report_adapted(adapted, json_)
         return
     generator = open_generator(run)
     if generator is not None:
@@ -104,6 +109,22 @@ def _report_classifier(classifier: Any, as_json: bool) -> None:
     )
     if wrong:
         print("most often: " + ", ".join(f"{names[i]} read as {names[j]} ({count}x)" for count, i, j in wrong[:3]))
+
+
+def _report_adapted(learner: Any, as_json: bool) -> None:
+    result = learner.test()
+    if as_json:
+        print(json.dumps({"data": learner.data, **result}))
+        return
+    target = f"{result['target_accuracy']:.2%}" if "target_accuracy" in result else "unknown, as it has no labels"
+    print(
+        f"{learner.data}: accuracy in the target {target}, in the source {result['source_accuracy']:.2%}, "
+        f"{result['examples']} examples"
+    )
+    for name, accuracy in result.get("class_accuracy", {}).items():
+        print(f"  {name}: {accuracy:.2%}")
+    for sentence in learner.sentences(result):
+        print(sentence)
 
 
 def _report_generator(learner: Any, samples: int | None, seed: int, extractor: str, as_json: bool) -> None:

@@ -95,3 +95,14 @@ def open_classifier(run: str) -> Any | None:
     opened = Run(run)
     method = METHODS[opened.method].load()
     return opened.agent if method.evaluation_metric == "accuracy" else None
+
+
+def open_adapted(run: str) -> Any | None:
+    """The classifier of a run that adapted one; None where a run, or a file, is of something else."""
+    from rltool.training.methods import METHODS
+    from rltool.training.run import Run
+
+    if Path(run).is_file():
+        return None
+    opened = Run(run)
+    return opened.agent if METHODS[opened.method].load().evaluation_metric == "target_accuracy" else None

@@ -42,6 +42,28 @@ METHODS.add(
     "rltool.gan.sequence.methods:seqgan",
     "sequence GAN: policy gradient on what a discriminator says of tokens",
 )
+METHODS.add("source-only", "rltool.adaptation.methods:source_only", "a classifier of the source, tried on the target")
+METHODS.add("target-oracle", "rltool.adaptation.methods:target_oracle", "a classifier that is told the target's labels")
+METHODS.add("dann", "rltool.adaptation.methods:dann", "features that a domain classifier cannot tell apart")
+METHODS.add("cdan", "rltool.adaptation.methods:cdan", "the same, for features and predicted class together")
+METHODS.add("adda", "rltool.adaptation.methods:adda", "source first; then the target's features flee to the source's")
+METHODS.add("coral", "rltool.adaptation.methods:coral", "features of both domains with the same covariance")
+METHODS.add("mmd", "rltool.adaptation.methods:mmd", "features of both domains with the same moments, by kernels")
+METHODS.add("mcd", "rltool.adaptation.methods:mcd", "two classifiers that agree on the target, against their will")
+METHODS.add("entropy", "rltool.adaptation.methods:entropy", "self-training: certain predictions of a teacher as labels")
+METHODS.add(
+    "dirt-t", "rltool.adaptation.methods:dirt_t", "VADA, then a boundary that leaves the target's clusters whole"
+)
+METHODS.add("adabn", "rltool.adaptation.methods:adabn", "batch norm with the statistics of the target")
+METHODS.add("tent", "rltool.adaptation.methods:tent", "batch norm adapted at test time, batch by batch")
+METHODS.add(
+    "fine-tune", "rltool.adaptation.methods:fine_tune", "source first, then a few labeled examples of the target"
+)
+METHODS.add("erm", "rltool.adaptation.methods:erm", "several sources alike, for a target nobody has seen")
+METHODS.add("irm", "rltool.adaptation.methods:irm", "several sources that have the same best classifier")
+METHODS.add("vrex", "rltool.adaptation.methods:vrex", "several sources whose losses vary little")
+METHODS.add("group-dro", "rltool.adaptation.methods:group_dro", "several sources, of which the hardest counts most")
+METHODS.add("mixstyle", "rltool.adaptation.methods:mixstyle", "examples whose styles are mixed")
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,10 @@ class Optimizer:
         """`step` without clipping, checking and freezing: it asks for no number, so a GPU need not be waited for."""
         self.gradient.zero_()
         loss.backward()
+        self.apply()
+
+    def apply(self) -> None:
+        """Descend along the gradient that is there already, from another optimizer's backward pass."""
         with torch.no_grad():
             self.steps += 1
             self._decay()
