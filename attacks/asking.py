@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from rltool.attacks.attack import Problem
-
-TOGETHER = 4_096  # Changed samples that the victim is shown at once.
+from rltool.attacks.victim import TOGETHER
 
 
 def ask(problem: Problem, rows: torch.Tensor, tried: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -69,7 +69,13 @@ class Problem:
         return chosen != self.y if self.target is None else chosen == self.target
 
     def objective(self, loss: str) -> Objective:
-        """The loss of that name as a function of the outputs alone; `kl` is from what the victim says of `x`."""
+        """The loss of that name as a function of the outputs alone; `kl` is from what the victim says of `x`.
+
+        Raises:
+            UserError: It knows no targets, and there is one.
+        """
+        if loss == "kl" and self.target is not None:
+            raise UserError("the loss kl leads away from what the victim says, to no target; take ce or margin")
         if loss == "kl" and self.victim.tolerance is None:
             clean = self.outputs.log_softmax(1)
             return lambda logits: (clean.exp() * (clean - logits.log_softmax(1))).sum(1)
@@ -205,7 +211,7 @@ class BoundedAttack(Attack):
     """An attack that makes the most of a ball of perturbations.
 
     Attributes:
-        epsilon: Radius of the ball: a number, or a tensor with one for each feature.
+        epsilon: Radius of the ball: a number, or one for each feature.
         unit: `raw`: epsilon is in the units of the input; `std`: in standard deviations of each feature.
     """
 
@@ -214,9 +220,14 @@ class BoundedAttack(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        values = torch.as_tensor(self.epsilon, dtype=torch.float64)
+        try:
+            values = torch.as_tensor(self.epsilon, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            raise UserError(f"epsilon must be a number, or one for each feature, not {self.epsilon!r}") from None
         if not bool((values >= 0).all()) or not bool(values.isfinite().all()):
             raise UserError(f"epsilon must be a finite number, at least 0, not {self.epsilon}")
+        if values.ndim and not isinstance(self.epsilon, torch.Tensor):  # A list, or an array.
+            object.__setattr__(self, "epsilon", values.float())
         if self.unit not in ("raw", "std"):
             raise UserError(f"the unit of epsilon is raw or std, not {self.unit!r}")
 

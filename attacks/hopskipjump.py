@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import torch
 
-from rltool.attacks.asking import TOGETHER, decisions, unbroken
+from rltool.attacks.asking import decisions, unbroken
 from rltool.attacks.attack import Attack, Problem, check_positive, generator
 from rltool.attacks.norms import Norm, distance, per_sample
+from rltool.attacks.victim import TOGETHER
 
 STARTS = 100  # Most images of noise that are tried for a start.
 HALVINGS = 20  # Most times that a jump is shortened.
