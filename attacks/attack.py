@@ -195,12 +195,13 @@ class Attack:
             if y is not None or target is not None:
                 raise UserError("continuous actions have no labels; leave y and target out")
             return outputs, None
-        y = outputs.argmax(1) if y is None else _checked("y", y, outputs)
+        count, classes = outputs.shape
+        y = outputs.argmax(1) if y is None else check_labels("y", y, count, classes)
         if target is None:
             return y, None
         if not self.targets:
             raise UserError(f"{type(self).__name__} has no targeted form; leave target out")
-        target = _checked("target", target, outputs)
+        target = check_labels("target", target, count, classes)
         if bool((target == y).any()):
             raise UserError("a target is equal to its label; give another class")
         return y, target
@@ -254,6 +255,34 @@ class BoundedAttack(Attack):
         return make_ball(self.norm, self.epsilon, scale, x)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Composed(Attack):
+    """An attack that leaves to another one how inputs are changed; norm, epsilon and its unit are that one's.
+
+    Attributes:
+        attack: The other.
+    """
+
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1", "l0")
+    inner: ClassVar[type[Attack]]  # Whose hyperparameters the command line takes, too.
+    norm: Norm = field(init=False, default="linf")
+    attack: Attack
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norm", self.attack.norm)
+        super().__post_init__()
+
+    @property
+    def epsilon(self) -> Any:
+        """That of the other attack, if it has one."""
+        return getattr(self.attack, "epsilon", None)
+
+    @property
+    def unit(self) -> str:
+        """That of the other attack's epsilon."""
+        return getattr(self.attack, "unit", "raw")
+
+
 def generator(seed: int, device: torch.device) -> torch.Generator:
     """A source of random numbers of its own."""
     return torch.Generator(device).manual_seed(seed)
@@ -270,12 +299,20 @@ def check_positive(**values: float | None) -> None:
             raise UserError(f"{name.replace('_', '-')} must be above 0, not {value}")
 
 
-def _checked(name: str, labels: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-    count = outputs.shape[1]
-    if labels.is_floating_point() or labels.shape != (len(outputs),):
-        raise UserError(f"{name} must hold one whole number for each of the {len(outputs)} samples")
-    if int(labels.min()) < 0 or int(labels.max()) >= count:
-        raise UserError(
-            f"{name} goes from {labels.min()} to {labels.max()}; the victim has the classes 0 to {count - 1}"
-        )
+def check_labels(name: str, labels: torch.Tensor, count: int, classes: int) -> torch.Tensor:
+    """See that labels are classes, one for each sample.
+
+    Args:
+        name: What they are called.
+        labels: The labels, `(count,)`.
+        count: How many samples there are.
+        classes: How many classes.
+
+    Raises:
+        UserError: They are not.
+    """
+    if labels.is_floating_point() or labels.shape != (count,):
+        raise UserError(f"{name} must hold one whole number for each of the {count} samples")
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise UserError(f"{name} goes from {labels.min()} to {labels.max()}; there are the classes 0 to {classes - 1}")
     return labels.long()

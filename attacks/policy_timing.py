@@ -10,7 +10,7 @@ import gymnasium as gym
 import torch
 
 from rltool.agents.evaluation import evaluate, with_masks
-from rltool.attacks.attack import Attack, Problem, generator
+from rltool.attacks.attack import Attack, Composed, Problem, generator
 from rltool.attacks.gradient import MAD
 from rltool.attacks.norms import Norm
 from rltool.attacks.policies import PerturbedVectorEnv
@@ -22,7 +22,7 @@ CALIBRATION = 8  # Episodes without an attack that a threshold is found on.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Occasional(Attack):
+class Occasional(Composed):
     """An attack that is made in some timesteps alone: those whose score is above a threshold.
 
     `prepare` chooses the threshold: in episodes without an attack, a share `budget` of the timesteps is above it. How
@@ -31,13 +31,12 @@ class Occasional(Attack):
     Subclasses say what the score is.
 
     Attributes:
-        attack: How the policy is attacked; its norm and epsilon are those of this attack.
+        attack: How the policy is attacked.
         budget: Share of the timesteps to attack.
         threshold: The score from which on; it wins over the budget.
         q: Values of actions, where they are needed and known.
     """
 
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1", "l0")
     inner: ClassVar[type[Attack]] = MAD
     attack: Attack = field(default_factory=MAD)
     budget: float = 0.25
@@ -45,20 +44,9 @@ class Occasional(Attack):
     q: QFunction | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "norm", self.attack.norm)
         super().__post_init__()
         if not 0 < self.budget <= 1:
             raise UserError(f"budget must be above 0 and at most 1, not {self.budget}")
-
-    @property
-    def epsilon(self) -> Any:
-        """That of the attack."""
-        return getattr(self.attack, "epsilon", None)
-
-    @property
-    def unit(self) -> str:
-        """That of the attack's epsilon."""
-        return getattr(self.attack, "unit", "raw")
 
     def look(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Scores `(B,)`, and attacked inputs, where these had to be made to find out."""

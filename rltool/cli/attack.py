@@ -140,7 +140,6 @@ def build_command(name: str) -> Any:
     kind = entry.load()
     own = list(dataclass_parameters(kind, name, skip=frozenset({"seed", *getattr(kind, "learned", ())})))
     if hasattr(kind, "inner"):
-        own = [each for each in own if each.name != "norm"]
         inner = dataclass_parameters(kind.inner, name, skip=frozenset({"seed", *(each.name for each in own)}))
         own = [*inner, *own]
 

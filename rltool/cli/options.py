@@ -71,7 +71,7 @@ def dataclass_parameters(
     norms = getattr(kind, "norms", None)
     for field in dataclasses.fields(kind):
         annotation: Any = Literal[norms] if field.name == "norm" and norms else hints[field.name]
-        if field.name not in skip and _is_simple(annotation):
+        if field.init and field.name not in skip and _is_simple(annotation):
             default = None if field.default is dataclasses.MISSING else field.default
             described = FieldInfo(annotation=annotation, default=default, description=texts.get(field.name, ""))
             yield _parameter(field.name, described, panel)
