@@ -316,3 +316,16 @@ def check_labels(name: str, labels: torch.Tensor, count: int, classes: int) -> t
     if int(labels.min()) < 0 or int(labels.max()) >= classes:
         raise UserError(f"{name} goes from {labels.min()} to {labels.max()}; there are the classes 0 to {classes - 1}")
     return labels.long()
+
+
+def check_inputs(name: str, inputs: torch.Tensor, victim: Victim, like: torch.Tensor) -> None:
+    """See that inputs of one's own `(n, ...)` are as those that are attacked `(B, ...)`, and within the bounds.
+
+    Raises:
+        UserError: They are not.
+    """
+    if inputs.shape[1:] != like.shape[1:]:
+        raise UserError(f"{name} has samples of {tuple(inputs.shape[1:])}, the victim ones of {tuple(like.shape[1:])}")
+    inputs = inputs.to(like)
+    if not torch.equal(victim.clip(inputs), inputs):
+        raise UserError(f"{name} goes from {inputs.min():g} to {inputs.max():g}, outside the victim's bounds")
