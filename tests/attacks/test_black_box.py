@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -246,6 +248,14 @@ def test_universal_is_the_optimum_where_one_is_best_for_all() -> None:
     result = fitted(Victim(linear(weights, -2.4)), x)
     assert torch.allclose(result.x_adv - x, fitted.delta.expand(40, 4), atol=1e-6)
     assert int(result.n_queries.max()) == 2
+
+
+def test_a_perturbation_of_a_larger_ball_is_made_to_fit() -> None:
+    victim, x = Victim(linear([1.0, 2.0])), torch.zeros(3, 2)
+    large = Universal(epsilon=1.0).fit(victim, x)
+    assert float(replace(large, epsilon=0.2)(victim, x).distance.max()) == pytest.approx(0.2)
+    with pytest.raises(UserError, match="learn another by fit"):
+        large(Victim(nn.Linear(3, 2)), torch.zeros(1, 3))
 
 
 def test_universal_fools_what_it_has_not_seen(digits: Digits) -> None:

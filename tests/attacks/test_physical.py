@@ -266,9 +266,22 @@ def test_digits_are_reprogrammed_to_say_which_half_is_bright(digits: Digits) -> 
         (lambda victim, x: Physical(loss="cee"), "did you mean 'ce'"),
         (lambda victim, x: Physical()(Victim(nn.Linear(3, 2), (0, 1)), torch.zeros(1, 3)), "needs images"),
         (lambda victim, x: Patch(size=9)(victim, x), "does not fit"),
+        (lambda victim, x: Patch(patch=torch.zeros(1, 9, 9))(victim, x), "does not fit"),
+        (lambda victim, x: Patch(patch=torch.zeros(3, 2, 2))(victim, x), r"is \(1, size, size\)"),
+        (
+            lambda victim, x: Patch(patch=torch.zeros(1, 2, 2))(Victim(nn.Linear(3, 2), (0, 1)), x[:, 0, 0, :3]),
+            "images",
+        ),
         (lambda victim, x: Patch()(Victim(victim.module), x), "finite"),
         (lambda victim, x: reprogram(victim, x, torch.zeros(64, dtype=torch.long), (1, 8, 8)), "leave no frame"),
         (lambda victim, x: reprogram(victim, x[..., :4, :4], torch.full((64,), 10), (1, 8, 8)), "11 classes"),
+        (lambda victim, x: reprogram(victim, x[..., :4, :4], torch.full((64,), -1), (1, 8, 8)), "counted from 0"),
+        (
+            lambda victim, x: reprogram(victim, x[..., :4, :4], torch.zeros(3).long(), (1, 8, 8)),
+            "for each of the images",
+        ),
+        (lambda victim, x: reprogram(victim, x[..., :4, :4] + 1, torch.zeros(64).long(), (1, 8, 8)), "outside the"),
+        (lambda victim, x: reprogram(victim, x[..., :4, :4], torch.zeros(64).long(), (1, 9, 9)), "cannot read inputs"),
     ],
 )
 def test_bad_input(make: object, sentence: str, digits: Digits) -> None:
