@@ -86,7 +86,8 @@ def examine(victim: Victim, x: torch.Tensor, y: torch.Tensor | None = None, seed
     with victim.undisturbed():
         found += [randomized(victim, x), neighbors(victim, x), probabilities(victim, x)]
         if found[-1].raised and not victim.probabilities:
-            victim = _as_probabilities(victim)  # The other checks want logits.
+            victim = victim.around(victim.module)
+            victim.probabilities = True  # The other checks want logits.
         try:
             outputs = victim.check(x)
         except UserError as error:
@@ -353,7 +354,3 @@ def _white_box(suspect: Suspect, share: float, steps: int) -> float:
         return suspect.rate(PGD, share, steps=steps, loss="margin")
     except NoGradient:
         return suspect.rate(RandomNoise, 0.0)
-
-
-def _as_probabilities(victim: Victim) -> Victim:
-    return Victim(victim.module, (victim.low, victim.high), probabilities=True, std=victim.std)

@@ -100,10 +100,25 @@ class Victim:
         Args:
             state: Their state, as `Agent.predict` returns it.
         """
-        device = device_of(self.module) if isinstance(self.module, nn.Module) else "cpu"
-        self.state = as_tensors(state, device)
+        self.state = as_tensors(state, self.device)
         if self.critic is not None:
             self.critic.state = self.state
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lives; a function is taken to live on the CPU."""
+        return device_of(self.module) if isinstance(self.module, nn.Module) else torch.device("cpu")
+
+    def around(self, module: nn.Module | Callable[[torch.Tensor], torch.Tensor]) -> Victim:
+        """A victim with the same kinds of inputs and outputs, and another module, usually with its own inside."""
+        return Victim(
+            module,
+            (self.low, self.high),
+            probabilities=self.probabilities,
+            std=self.std,
+            integers=self.integers,
+            tolerance=self.tolerance,
+        )
 
     @property
     def n_forward(self) -> int:

@@ -30,7 +30,10 @@ def defend(
     attack_name: Annotated[
         str, typer.Option("--attack", "-a", help="Which attack; see `rltool list attacks`.")
     ] = "pgd",
-    epsilon: Annotated[float, typer.Option("--epsilon", help="Radius of the ball of perturbations.")] = 0.1,
+    epsilon: Annotated[
+        float | None,
+        typer.Option("--epsilon", help="Radius of the ball of perturbations.", show_default="the attack's"),
+    ] = None,
     norm: Annotated[
         Literal["linf", "l2"] | None, typer.Option("--norm", help="Its norm.", show_default="the attack's")
     ] = None,
@@ -71,7 +74,7 @@ def defend(
     if certify is not None:
         _certify(_classifier(run), certify, draws, examples, seed, out, json_)
         return
-    given: dict[str, Any] = {"epsilon": epsilon} | ({} if norm is None else {"norm": norm})
+    given = {name: value for name, value in (("epsilon", epsilon), ("norm", norm)) if value is not None}
     attack = make_attack(attack_name, seed=seed, **given)
     if detect is not None:
         _detect(_classifier(run), detect, false_positives, attack, examples, json_)
@@ -84,7 +87,7 @@ def defend(
         "defense": name,
         "attack": attack_name,
         "norm": attack.norm,
-        "epsilon": epsilon,
+        "epsilon": getattr(attack, "epsilon", None),
         "bpda": bpda and not report.differentiable,
         "eot": eot if report.random else 1,
         **report.as_dict(),
@@ -154,9 +157,10 @@ def _print_table(figures: dict[str, Any]) -> None:
     row = (figures[f"defended_{each}"] for each in ("clean", "static", "adaptive"))
     table.add_row(defense, *(f"{each:.2%}" for each in row))
     Console().print(table)
+    radius = "" if figures["epsilon"] is None else f" within {figures['epsilon']:g}"
     through = " by BPDA" if figures["bpda"] else ""
     through += f" over {figures['eot']} draws" if figures["eot"] > 1 else ""
     print(
-        f"{attack}, {figures['norm']} within {figures['epsilon']:g}; gradients through the defense{through}; "
+        f"{attack}, {figures['norm']}{radius}; gradients through the defense{through}; "
         f"{figures['seconds']:.1f} s\n{figures['meaning']}"
     )
