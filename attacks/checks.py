@@ -6,7 +6,8 @@ After the flags of AutoAttack and "Indicators of attack failure" (Pintor et al.,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,6 +53,7 @@ class Suspect:
         scale: Range of the inputs: a number for all features, or `(...)`.
         epsilon: Share of the range at which attacks change about half of what the victim says.
         seed: Of the attacks.
+        rates: What has been measured already.
     """
 
     victim: Victim
@@ -60,11 +62,15 @@ class Suspect:
     scale: torch.Tensor
     epsilon: float
     seed: int = 0
+    rates: dict[Any, float] = field(default_factory=dict, repr=False)
 
     def rate(self, kind: Callable[..., BoundedAttack], share: float, **options: object) -> float:
-        """Share of the inputs on which an attack succeeds, within a share of their range."""
-        attack = kind(epsilon=share * self.scale, seed=self.seed, **options)
-        return float(attack(self.victim, self.x, self.y).success.float().mean())
+        """Share of the inputs on which an attack succeeds, within a share of their range; measured once."""
+        key = (kind, share, *sorted(options.items()))
+        if key not in self.rates:
+            attack = kind(epsilon=share * self.scale, seed=self.seed, **options)
+            self.rates[key] = float(attack(self.victim, self.x, self.y).success.float().mean())
+        return self.rates[key]
 
 
 Check = Callable[[Suspect], Flag]
