@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
+from gymnasium.vector import VectorEnv
 
 from rltool.attacks.losses import LOSSES, Objective
 from rltool.attacks.norms import Ball, Norm, distance, make_ball
@@ -98,6 +99,7 @@ class Attack:
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
     targets: ClassVar[bool] = True
     continuous: ClassVar[bool] = True
+    in_process: ClassVar[bool] = False  # Whether environments have to be in the process of the attack.
     norm: Norm = "linf"
     seed: int = 0
 
@@ -181,6 +183,16 @@ class Attack:
             The attack to use.
         """
         return self
+
+    def surround(self, env: VectorEnv, agent: Any, fraction: float = 1.0, seed: int = 0, **options: Any) -> Any:
+        """A vector environment in which an agent plays under the attack, and what is done to it is counted.
+
+        For most it is a `PerturbedVectorEnv`, whose arguments these are. Whatever it is, it has its counts: `steps`,
+        `attacked`, `flipped` (None where an attack has no such thing) and `queries`.
+        """
+        from rltool.attacks.policies import PerturbedVectorEnv
+
+        return PerturbedVectorEnv(env, agent, self, fraction, seed, **options)
 
     def run(self, problem: Problem) -> torch.Tensor:
         """Attacked inputs `(B, ...)`; adds to `problem.queries` how often each sample was shown to the victim."""

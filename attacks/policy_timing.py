@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import gymnasium as gym
+import numpy as np
 import torch
 
-from rltool.agents.evaluation import evaluate, with_masks
+from rltool.agents.evaluation import evaluate
 from rltool.attacks.attack import Attack, Composed, Problem, generator
 from rltool.attacks.gradient import MAD
 from rltool.attacks.norms import Norm
-from rltool.attacks.policies import PerturbedVectorEnv
+from rltool.attacks.policies import options_under_attack
 from rltool.attacks.policy_value import WATCHED_SEED, QFunction, Sarsa, learn_q
 from rltool.envs import make_vector_env
 from rltool.errors import UserError
@@ -56,6 +58,8 @@ class Occasional(Composed):
         ready = replace(self, attack=self.attack.prepare(agent, env_id, env_kwargs, seed))
         if self.threshold is not None:
             return ready
+        if self.budget == 1:  # All, also those that no episode without an attack comes to.
+            return replace(ready, threshold=-math.inf)
         scores = clean_scores(ready, agent, env_id, env_kwargs, seed + WATCHED_SEED)
         return replace(ready, threshold=float(scores.quantile(1 - self.budget)))
 
@@ -167,9 +171,12 @@ def clean_scores(
         episodes: How many.
     """
     watching = _Scores(attack=attack)
-    envs = make_vector_env(env_id, episodes, seed=seed, **{"infos": False, **with_masks(agent, env_kwargs)})
+    options = options_under_attack(agent, watching, env_kwargs)
+    envs = make_vector_env(env_id, episodes, seed=seed, **options)
     try:
-        evaluate(agent, PerturbedVectorEnv(envs, agent, watching, seed=seed), episodes, seed)
+        once, frame_stack = np.ones(episodes, dtype=np.int64), int(options.get("frame_stack", 1))
+        watched = watching.surround(envs, agent, seed=seed, frame_stack=frame_stack, episodes=once)
+        evaluate(agent, watched, episodes, seed)
     finally:
         envs.close()
     return torch.cat(watching.scores).double()

@@ -176,7 +176,7 @@ class AgentUnderTest:
         """With an attack on what it sees."""
         played = play_attacked(self.agent, self.env_id, attack, self.episodes, self.seed, env_kwargs=self.env_kwargs)
         returns = played.attacked.returns
-        return Cell(name, epsilon, returns, played.flip_rate, played.queries_per_step, played.seconds)
+        return Cell(name, epsilon, returns, played.flip_rate or 0.0, played.queries_per_step, played.seconds)
 
 
 class ClassifierUnderTest:

@@ -218,10 +218,12 @@ def _draw(classifier: Any, made: Any, path: Path) -> Path:
     return draw_examples(victim, x[right], made(victim, x[right], y[right]), classifier.dataset.classes, path)
 
 
+UNITS = {"raw": "", "std": " standard deviations", "newton": " newtons", "share": " of the actions"}
+
+
 def _sentences(report: dict[str, Any]) -> str:
-    radius = "" if report["epsilon"] is None else f" within {report['epsilon']:g}"
-    unit = " standard deviations" if report["unit"] == "std" else ""
-    begin = f"{report['attack']} on {report['data']} ({report['norm']}{radius}{unit}): "
+    radius = "" if report["epsilon"] is None else f" within {report['epsilon']:g}{UNITS[report['unit']]}"
+    begin = f"{report['attack']} on {report['data']} ({report['norm']}{radius}): "
     if "examples" in report:
         return begin + (
             f"accuracy {report['clean']:.2%} without, {report['attacked']:.2%} with it; {report['examples']} examples, "
@@ -234,7 +236,9 @@ def _sentences(report: dict[str, Any]) -> str:
     return begin + (
         f"return {report['clean']:.2f} without, {report['attacked']:.2f} ± {report['attacked_std']:.2f} with it, "
         f"{report['random']:.2f} at random; {report['normalized']:.0%} of the way is left. "
-        f"{report['flip_rate']:.0%} of the actions changed; {report['episodes']} episodes, {report['seconds']:.1f} s"
+        + ("" if report["flip_rate"] is None else f"{report['flip_rate']:.0%} of the actions changed; ")
+        + (f"{report['attacked_share']:.0%} of the timesteps attacked; " if report["attacked_share"] < 1 else "")
+        + f"{report['episodes']} episodes, {report['seconds']:.1f} s"
         + (f"; the strongest was {report['by']}" if "by" in report else "")
         + (f"; filmed in {report['video']}" if "video" in report else "")
     )

@@ -9,7 +9,7 @@ import pytest
 from rltool.attacks.config import ATTACKS
 
 # Hyperparameters that are no number, switch, text or choice, or that the command line knows itself.
-WITHOUT_A_FLAG = {"seed", "attack", "proxies", "asked", "delta", "patch", "starts", "q"}
+WITHOUT_A_FLAG = {"seed", "attack", "proxies", "asked", "delta", "patch", "starts", "q", "direction"}
 
 
 def test_attack_an_agent(cli):
@@ -44,6 +44,19 @@ def test_attacks_that_learn(cli):
     few = ("--answers-only", "--inputs", 30, "--rounds", 1, "--epochs", 1)
     assert json.loads(cli("attack", "runs/d", "-a", "transfer", *few, *options).out)["proxy_queries"] == 61
     assert "is for --attack transfer" in cli("attack", "runs/d", "-a", "pgd", "--proxy", "runs/d").err
+
+
+def test_actions_and_forces(cli):
+    cli("train", "ppo", "InvertedPendulum-v5", "-n", 512, "--num-steps", 64, "--quiet", "--name", "i")
+    report = json.loads(
+        cli("attack", "runs/i", "-a", "forces", "--epsilon", 30, "--body", "pole", "-e", 2, "--json").out
+    )
+    assert (report["norm"], report["unit"], report["flip_rate"]) == ("l2", "newton", None)
+    assert "within 30 newtons" in cli("attack", "runs/i", "-a", "forces", "--epsilon", 30, "-e", 2).out
+    assert "within 0.5 of the actions" in cli("attack", "runs/i", "-a", "actions", "--epsilon", 0.5, "-e", 2).out
+    assert "of the timesteps attacked" in cli("attack", "runs/i", "-a", "actions", "--epsilon", 0.5, "-e", 2).out
+    done = cli("attack", "runs/i", "-a", "forces", "--body", "pool", "-e", 2)
+    assert (done.code, "did you mean 'pole'" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize(
