@@ -228,7 +228,7 @@ class BoundedAttack(Attack):
         unit: `raw`: epsilon is in the units of the input; `std`: in standard deviations of each feature.
     """
 
-    epsilon: float | torch.Tensor = 0.1
+    epsilon: float | tuple[float, ...] | torch.Tensor = 0.1
     unit: str = "raw"
 
     def __post_init__(self) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 
 from rltool.attacks.asking import decisions, unbroken
 from rltool.attacks.attack import Attack, Problem, check_inputs, check_positive, generator
 from rltool.attacks.norms import Norm, distance, per_sample
-from rltool.attacks.victim import TOGETHER
+from rltool.attacks.victim import TOGETHER, Victim
 from rltool.errors import UserError
 
 STARTS = 100  # Most images of noise that are tried for a start.
+EXAMPLES = 20  # Of a target, that it starts from.
 HALVINGS = 20  # Most times that a jump is shortened.
 
 
@@ -42,6 +43,17 @@ class HopSkipJump(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(queries=self.queries, directions=self.directions)
+
+    def fit(
+        self, victim: Victim, x: torch.Tensor, y: torch.Tensor | None = None, target: torch.Tensor | None = None
+    ) -> Self:
+        """Where there are targets, take inputs that the victim gives these classes for starts."""
+        if self.starts is not None or target is None:
+            return self
+        with victim.undisturbed():
+            chosen = victim.check(x).argmax(1)
+        rows = [torch.nonzero(chosen == each)[:EXAMPLES, 0] for each in target.unique()]
+        return replace(self, starts=x[torch.cat(rows)])
 
     @torch.no_grad()
     def run(self, problem: Problem) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -122,7 +122,7 @@ def _sample(like: torch.Tensor, norm: Norm, epsilon: float, generator: torch.Gen
     return (epsilon * radius * flat).view_as(like)
 
 
-def make_ball(norm: Norm, epsilon: float | torch.Tensor, unit: torch.Tensor | None, x: torch.Tensor) -> Ball:
+def make_ball(norm: Norm, epsilon: Any, unit: torch.Tensor | None, x: torch.Tensor) -> Ball:
     """The ball of an attack.
 
     Args:

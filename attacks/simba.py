@@ -33,7 +33,7 @@ class SimBA(BoundedAttack):
 
     norms: ClassVar[tuple[Norm, ...]] = ("l2", "linf")
     norm: Norm = "l2"
-    epsilon: float | torch.Tensor = 1.0
+    epsilon: float | tuple[float, ...] | torch.Tensor = 1.0
     basis: Literal["pixel", "dct"] = "pixel"
     frequencies: float = 1.0
     queries: int = 1_000

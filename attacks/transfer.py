@@ -116,8 +116,11 @@ class _Ensemble(Victim):
         for proxy in proxies:
             if not isinstance(proxy, Victim):
                 raise UserError("a proxy is a Victim: Victim(module, bounds=(0, 1)), or Victim.from_agent(agent)")
-            with proxy.undisturbed():
-                given = proxy.check(victim.clip(problem.x[:1]))
+            try:
+                with proxy.undisturbed():
+                    given = proxy.check(victim.clip(problem.x[:1]))
+            except UserError as error:
+                raise UserError(f"a proxy does not stand in for this victim: {error}") from error
             if given.shape[1] != problem.outputs.shape[1] or (proxy.tolerance is None) != (victim.tolerance is None):
                 kinds = [
                     f"{outputs.shape[1]} {'logits' if each.tolerance is None else 'continuous actions'}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from rltool.cli.completion import complete_run
-from rltool.cli.opening import AsJson, open_classifier
+from rltool.cli.opening import AsJson, open_classifier, print_json
 from rltool.errors import UserError
 
 
@@ -94,7 +93,7 @@ def defend(
         "meaning": report.meaning,
     }
     if json_:
-        print(json.dumps(figures))
+        print_json(figures)
     else:
         _print_table(figures)
 
@@ -117,7 +116,7 @@ def _certify(
     if out is not None:
         report.plot(out)
     if as_json:
-        print(json.dumps({"data": classifier.data, **report.as_dict()}))
+        print_json({"data": classifier.data, **report.as_dict()})
         return
     for radius, accuracy in zip(report.radii, report.certified_accuracy, strict=True):
         print(f"within {radius:.3f} (l2): {accuracy:.2%}")
@@ -133,7 +132,7 @@ def _detect(classifier: Any, name: str, false_positives: float, attack: Any, exa
 
     report = detect_classifier(classifier, make_detector(name, classifier, false_positives), attack, examples)
     if as_json:
-        print(json.dumps({"data": classifier.data, "detector": name, "epsilon": attack.epsilon, **report.as_dict()}))
+        print_json({"data": classifier.data, "detector": name, "epsilon": attack.epsilon, **report.as_dict()})
         return
     print(
         f"{name} on {classifier.data}: {report.false_positives:.2%} of the clean examples are refused; of what "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rltool.cli.completion import complete_run
-from rltool.cli.opening import AsJson, EnvArgs, EnvOption, VecNormalize, open_agent, open_classifier
+from rltool.cli.opening import AsJson, EnvArgs, EnvOption, VecNormalize, open_agent, open_classifier, print_json
 from rltool.errors import UserError
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def robustness(
     draw_robustness(results, picture, f"epsilon ({norm}{', standard deviations' if unit == 'std' else ''})")
     table = write_csv(results, picture.with_suffix(".csv"))
     if json_:
-        print(json.dumps({"runs": [_report(result) for result in results], "picture": str(picture), "csv": str(table)}))
+        print_json({"runs": [_report(result) for result in results], "picture": str(picture), "csv": str(table)})
         return
     from rich.console import Console
 

@@ -259,7 +259,7 @@ def test_digits_are_reprogrammed_to_say_which_half_is_bright(digits: Digits) -> 
         (lambda victim, x: Transfer().fit(Victim(small(), tolerance=torch.ones(10)), x), "trained to give classes"),
         (lambda victim, x: Transfer(proxies=[small()])(victim, x), "a proxy is a Victim"),
         (lambda victim, x: Transfer(proxies=[Victim(nn.Flatten())])(victim, x), "gives 64 logits, the victim 10"),
-        (lambda victim, x: Transfer(proxies=[Victim(nn.Linear(4, 10))])(victim, x), "cannot read inputs"),
+        (lambda victim, x: Transfer(proxies=[Victim(nn.Linear(4, 10))])(victim, x), "not stand in.*cannot read"),
         (lambda victim, x: Transformations(shift=-1.0), "at least 0"),
         (lambda victim, x: Physical(scale=1.0), "below 1"),
         (lambda victim, x: Physical(smoothness=-1.0), "at least 0"),
