@@ -299,7 +299,7 @@ def examine_returns(subject: AgentUnderTest, scale: torch.Tensor, seed: int = 0)
         lowest = min(lowest, cell, key=lambda each: each.score)
         if cell.interval[0] > lowest.interval[1] + SLACK * (high - low):
             rising = cell
-    shown = ", ".join(f"{cell.score:.4g} at {cell.epsilon:g}" for cell in curve)
+    shown = ", ".join(f"{cell.score:.4g} at {cell.level:g}" for cell in curve)
     left = result.normalized(result.envelope[-1].score)
     return [
         Flag(
