@@ -11,6 +11,7 @@ import torch
 
 from rltool.attacks.losses import LOSSES, Objective
 from rltool.attacks.norms import Ball, Norm, distance, make_ball
+from rltool.attacks.units import feature_units
 from rltool.attacks.victim import Victim
 from rltool.errors import UserError
 
@@ -206,7 +207,8 @@ class BoundedAttack(Attack):
 
     Attributes:
         epsilon: Radius of the ball: a number, or a tensor with one for each feature.
-        unit: `raw`: epsilon is in the units of the input; `std`: in standard deviations of each feature.
+        unit: `raw`: epsilon is in the units of the input; `std`: in standard deviations of each feature; numbers with
+            commas, as `1,1,0.1`: in these, one for each feature.
     """
 
     epsilon: float | torch.Tensor = 0.1
@@ -217,8 +219,7 @@ class BoundedAttack(Attack):
         values = torch.as_tensor(self.epsilon, dtype=torch.float64)
         if not bool((values >= 0).all()) or not bool(values.isfinite().all()):
             raise UserError(f"epsilon must be a finite number, at least 0, not {self.epsilon}")
-        if self.unit not in ("raw", "std"):
-            raise UserError(f"the unit of epsilon is raw or std, not {self.unit!r}")
+        feature_units(self.unit)
 
     def ball(self, problem: Problem) -> Ball:
         """The perturbations that are allowed.
@@ -236,7 +237,13 @@ class BoundedAttack(Attack):
         """
         if self.unit == "std" and victim.std is None:
             raise UserError("this victim knows no standard deviations; give epsilon in the units of its inputs")
+        sizes = feature_units(self.unit)
+        if sizes and len(sizes) not in (1, x[0].numel()):
+            raise UserError(f"the unit {self.unit} has {len(sizes)} numbers, an input {x[0].numel()} features")
         scale = victim.std if self.unit == "std" else None
+        if sizes:  # A feature that must not move: so little that a division by it stays a number.
+            scale = torch.tensor(sizes).clamp_min(torch.finfo(x.dtype).tiny ** 0.5).to(x).expand(x[0].numel())
+            scale = scale.reshape(x.shape[1:])
         if victim.movable is not None:  # Next to no room where nothing may move.
             room = victim.movable.to(x).clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
             scale = room if scale is None else room * scale.to(x)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rltool.attacks.robustness import Cell, Robustness
 
 AGENT_ATTACKS, CLASSIFIER_ATTACKS = "random,pgd,mad,sarsa", "random,fgsm,pgd,apgd,square"
+UNITS = {"raw": "", "std": ", standard deviations"}
 
 
 def robustness(
@@ -44,8 +45,8 @@ def robustness(
     epsilons: Annotated[str, typer.Option("--epsilons", help="Radii of the ball.")] = "0.025,0.05,0.1,0.2",
     norm: Annotated[Literal["linf", "l2", "l1"], typer.Option("--norm", help="Its norm.")] = "linf",
     unit: Annotated[
-        Literal["raw", "std"],
-        typer.Option("--unit", help="Unit of epsilon: the input's own, or standard deviations that the agent saw."),
+        str,
+        typer.Option("--unit", help="Unit of epsilon: raw, std (of what agents saw), or one for each feature."),
     ] = "raw",
     episodes: Annotated[int, typer.Option("--episodes", "-e", help="Episodes of each measurement.", min=1)] = 50,
     examples: Annotated[int, typer.Option("--examples", help="Test examples of each, for classifiers.", min=1)] = 1_000,
@@ -97,7 +98,7 @@ def robustness(
         shown = None if json_ else partial(_progress, name)
         results.append(measure_robustness(subject, made, radii, folder.name or name, Cells(stored, key), shown))
     picture = out or (_folder(runs[0]) if len(runs) == 1 else Path()) / "robustness.png"
-    draw_robustness(results, picture, f"epsilon ({norm}{', standard deviations' if unit == 'std' else ''})")
+    draw_robustness(results, picture, f"epsilon ({norm}{UNITS.get(unit, f', in {unit}')})")
     table = write_csv(results, picture.with_suffix(".csv"))
     if json_:
         print(json.dumps({"runs": [_report(result) for result in results], "picture": str(picture), "csv": str(table)}))
