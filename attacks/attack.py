@@ -12,6 +12,7 @@ from gymnasium.vector import VectorEnv
 
 from rltool.attacks.losses import LOSSES, Objective
 from rltool.attacks.norms import Ball, Norm, distance, make_ball
+from rltool.attacks.units import feature_units
 from rltool.attacks.victim import Victim
 from rltool.errors import UserError
 
@@ -225,7 +226,8 @@ class BoundedAttack(Attack):
 
     Attributes:
         epsilon: Radius of the ball: a number, or one for each feature.
-        unit: `raw`: epsilon is in the units of the input; `std`: in standard deviations of each feature.
+        unit: `raw`: epsilon is in the units of the input; `std`: in standard deviations of each feature; numbers with
+            commas, as `1,1,0.1`: in these, one for each feature.
     """
 
     epsilon: float | tuple[float, ...] | torch.Tensor = 0.1
@@ -241,8 +243,7 @@ class BoundedAttack(Attack):
             raise UserError(f"epsilon must be a finite number, at least 0, not {self.epsilon}")
         if values.ndim and not isinstance(self.epsilon, torch.Tensor):  # A list, or an array.
             object.__setattr__(self, "epsilon", values.float())
-        if self.unit not in ("raw", "std"):
-            raise UserError(f"the unit of epsilon is raw or std, not {self.unit!r}")
+        feature_units(self.unit)
 
     def ball(self, problem: Problem) -> Ball:
         """The perturbations that are allowed.
@@ -260,7 +261,13 @@ class BoundedAttack(Attack):
         """
         if self.unit == "std" and victim.std is None:
             raise UserError("this victim knows no standard deviations; give epsilon in the units of its inputs")
+        sizes = feature_units(self.unit)
+        if sizes and len(sizes) not in (1, x[0].numel()):
+            raise UserError(f"the unit {self.unit} has {len(sizes)} numbers, an input {x[0].numel()} features")
         scale = victim.std if self.unit == "std" else None
+        if sizes:  # A feature that must not move: so little that a division by it stays a number.
+            scale = torch.tensor(sizes).clamp_min(torch.finfo(x.dtype).tiny ** 0.5).to(x).expand(x[0].numel())
+            scale = scale.reshape(x.shape[1:])
         if victim.movable is not None:  # Next to no room where nothing may move.
             room = victim.movable.to(x).clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
             scale = room if scale is None else room * scale.to(x)

@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 from rltool.agents.evaluation import Evaluation, episode_quotas, evaluate, with_masks
 from rltool.agents.recording import RandomAgent
 from rltool.agents.rollout import forget
-from rltool.attacks.attack import Attack
+from rltool.attacks.attack import Attack, AttackResult
 from rltool.attacks.victim import Victim
 from rltool.envs import make_vector_env
 from rltool.errors import UserError
@@ -127,14 +127,23 @@ class PerturbedVectorEnv(VectorWrapper):
         x, outside = self.victim.split(clean[chosen])
         if self.state is not None:
             self.victim.remember(map_tree(lambda leaf: leaf[chosen], self.state))
-        attack = replace(self.attack, seed=int(self.rng.integers(2**31)))
-        result = attack(self.victim, x)
+        result = self.perturb(x, chosen, begun)
         self.seen[chosen] = (result.x_adv + outside).numpy().astype(observations.dtype)
         moved = result.distance > 0
         self.attacked += int(moved.sum())
         self.flipped += int((result.success & moved).sum())
         self.queries += int(result.n_queries.sum())
         return self.seen
+
+    def perturb(self, x: torch.Tensor, chosen: np.ndarray, begun: np.ndarray) -> AttackResult:
+        """Attack observations.
+
+        Args:
+            x: Those that are attacked in this step, within the victim's bounds.
+            chosen: The environments that they are of.
+            begun: Of all environments: whether what they show now is the first of an episode.
+        """
+        return replace(self.attack, seed=int(self.rng.integers(2**31)))(self.victim, x)
 
     def _with_shown_frames(self, observations: np.ndarray, where: np.ndarray) -> np.ndarray:
         """Observations whose older frames are as they were shown."""

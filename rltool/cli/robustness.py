@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 AGENT_ATTACKS, CLASSIFIER_ATTACKS = "random,pgd,mad,sarsa", "random,fgsm,pgd,apgd,square"
 FRONTIER_ATTACKS = "mad,timed,critical"  # The first at random timesteps, the others at chosen ones.
+UNITS = {"raw": "", "std": ", standard deviations"}
 
 
 def robustness(
@@ -54,8 +55,8 @@ def robustness(
     ] = None,
     norm: Annotated[Literal["linf", "l2", "l1"], typer.Option("--norm", help="Its norm.")] = "linf",
     unit: Annotated[
-        Literal["raw", "std"],
-        typer.Option("--unit", help="Unit of epsilon: the input's own, or standard deviations that the agent saw."),
+        str,
+        typer.Option("--unit", help="Unit of epsilon: raw, std (of what agents saw), or one for each feature."),
     ] = "raw",
     episodes: Annotated[int, typer.Option("--episodes", "-e", help="Episodes of each measurement.", min=1)] = 50,
     examples: Annotated[int, typer.Option("--examples", help="Test examples of each, for classifiers.", min=1)] = 1_000,
@@ -122,7 +123,7 @@ def robustness(
         cells = Cells(stored, key)
         results.append(measure_robustness(subject, made, levels, folder.name or name, cells, shown, axis))
     picture = out or (_folder(runs[0]) if len(runs) == 1 else Path()) / f"{file}.png"
-    ball = f"{norm}{', standard deviations' if unit == 'std' else ''}"
+    ball = f"{norm}{UNITS.get(unit, f', in {unit}')}"
     xlabel = f"epsilon ({ball})" if shares is None else f"{NAMES[axis]}, epsilon {options['epsilon']:g} ({ball})"
     draw_robustness(results, picture, xlabel)
     table = write_csv(results, picture.with_suffix(".csv"))
