@@ -163,6 +163,8 @@ def make_vector_env(
         if batched is not None:
             if mode is not None and _takes(batched, ["autoreset_mode"]):
                 options["autoreset_mode"] = mode
+            if not infos and "infos" in inspect.signature(_load(batched)).parameters:
+                options["infos"] = False
             spec = dataclasses.replace(spec, vector_entry_point=batched)
             env = gym.make_vec(spec, num_envs, vectorization_mode="vector_entry_point", **options)
         elif vectorization == "vector":
@@ -383,6 +385,8 @@ def _batched_form(
     """The creator of a batched form that does all that is asked for, if there is one."""
     name: Any = spec.vector_entry_point or BATCHED.get(str(spec.entry_point))
     if name is None or spec.additional_wrappers or options.get("max_episode_steps") == -1:
+        return None
+    if "disable_env_checker" in options:  # `gymnasium.make` takes it, environments do not.
         return None
     if str(name).startswith(INCORRECT_VECTOR_FORMS):
         return None

@@ -267,34 +267,6 @@ def to_target(c: Any, now: Any) -> Floats:
     return now.xpos[:, c.body("fingertip").id] - now.xpos[:, c.body("target").id]
 
 
-HALF_CHEETAH = Task(HalfCheetahEnv, observe_run, judge_run, draw_normal_velocity, place_x)
-SWIMMER = Task(SwimmerEnv, functools.partial(observe_run, skipped=2), judge_swim, draw_uniform, place_xy)
-HOPPER = Task(
-    HopperEnv,
-    observe_upright,
-    functools.partial(judge_upright, is_healthy=hopper_is_healthy),
-    draw_uniform,
-    place_xz,
-)
-WALKER2D = Task(
-    Walker2dEnv,
-    observe_upright,
-    functools.partial(judge_upright, is_healthy=walker_is_healthy),
-    draw_uniform,
-    place_xz,
-)
-ANT = Task(AntEnv, observe_ant, judge_ant, draw_normal_velocity, place_xy, ("qpos", "qvel", "xpos", "cfrc_ext"))
-INVERTED_PENDULUM = Task(InvertedPendulumEnv, observe_pendulum, judge_pendulum, draw_uniform)
-INVERTED_DOUBLE_PENDULUM = Task(
-    InvertedDoublePendulumEnv,
-    observe_double_pendulum,
-    judge_double_pendulum,
-    draw_normal_velocity,
-    fields=("qpos", "qvel", "site_xpos", "qfrc_constraint"),
-)
-REACHER = Task(ReacherEnv, observe_reach, judge_reach, draw_reacher, fields=("qpos", "qvel", "xpos"))
-
-
 class MujocoVectorEnv(AutoresetVectorEnv):
     """Environments of one task, with the trajectories, infos and seeds of Gymnasium's, which also draws the frames.
 
@@ -336,7 +308,8 @@ class MujocoVectorEnv(AutoresetVectorEnv):
         )
         self._datas = [mujoco.MjData(self.model) for _ in range(num_envs)]
         self._controls = [data.ctrl for data in self._datas]
-        self._views = {name: [getattr(data, name) for data in self._datas] for name in task.fields}
+        self._shapes = {name: (num_envs, *getattr(single.data, name).shape) for name in task.fields}
+        self._views = {name: [getattr(data, name).reshape(-1) for data in self._datas] for name in task.fields}
         self._advance = _advance(self.model, single.frame_skip, "cfrc_ext" in task.fields)
         self._generators = [seeding.np_random()[0] for _ in range(num_envs)]
         self._seeds: list[int | None] = [None] * num_envs
@@ -368,7 +341,8 @@ class MujocoVectorEnv(AutoresetVectorEnv):
         self._helpers.for_each(self._advance, going)
         before, self._now = self._now, self._read()
         rewards, terminated, judged = self.task.judge(self._constants, before, self._now, actions)
-        self._judged = self.task.place(self._constants, self._now) | judged
+        if self._with_infos:
+            self._judged = self.task.place(self._constants, self._now) | judged
         return rewards, terminated
 
     def _observe(self) -> Floats:
@@ -376,7 +350,9 @@ class MujocoVectorEnv(AutoresetVectorEnv):
 
     def _read(self) -> SimpleNamespace:
         """Copies of MuJoCo's arrays, each with one row for each environment."""
-        return SimpleNamespace(**{name: np.stack(views) for name, views in self._views.items()})
+        return SimpleNamespace(
+            **{name: np.concatenate(self._views[name]).reshape(shape) for name, shape in self._shapes.items()}
+        )
 
     def step(self, actions: Any) -> tuple[Floats, Floats, Bools, Bools, dict[str, Any]]:
         """See `AutoresetVectorEnv`; the infos are those of Gymnasium's `SyncVectorEnv`."""
@@ -477,7 +453,7 @@ class MujocoVectorEnv(AutoresetVectorEnv):
             mujoco.mj_setState(self.model, data, row, STATE)
         for name, views in self._views.items():
             for view, row in zip(views, state[name], strict=True):
-                view[:] = row
+                view[:] = row.reshape(-1)
         self._now = self._read() if state["begun"] else None
         self.steps, self.prev_done = np.array(state["steps"], np.int32), np.array(state["prev_done"], np.bool_)
         for generator, each in zip(self._generators, state["np_random"], strict=True):
@@ -516,11 +492,51 @@ def _masked(infos: Infos, mask: Bools) -> dict[str, Any]:
     return masked
 
 
-half_cheetah = functools.partial(MujocoVectorEnv, HALF_CHEETAH)
-swimmer = functools.partial(MujocoVectorEnv, SWIMMER)
-hopper = functools.partial(MujocoVectorEnv, HOPPER)
-walker2d = functools.partial(MujocoVectorEnv, WALKER2D)
-ant = functools.partial(MujocoVectorEnv, ANT)
-inverted_pendulum = functools.partial(MujocoVectorEnv, INVERTED_PENDULUM)
-inverted_double_pendulum = functools.partial(MujocoVectorEnv, INVERTED_DOUBLE_PENDULUM)
-reacher = functools.partial(MujocoVectorEnv, REACHER)
+# What `make_vector_env` makes, by the name of Gymnasium's environment.
+ant = functools.partial(
+    MujocoVectorEnv,
+    Task(AntEnv, observe_ant, judge_ant, draw_normal_velocity, place_xy, ("qpos", "qvel", "xpos", "cfrc_ext")),
+)
+half_cheetah = functools.partial(
+    MujocoVectorEnv, Task(HalfCheetahEnv, observe_run, judge_run, draw_normal_velocity, place_x)
+)
+hopper = functools.partial(
+    MujocoVectorEnv,
+    Task(
+        HopperEnv,
+        observe_upright,
+        functools.partial(judge_upright, is_healthy=hopper_is_healthy),
+        draw_uniform,
+        place_xz,
+    ),
+)
+inverted_double_pendulum = functools.partial(
+    MujocoVectorEnv,
+    Task(
+        InvertedDoublePendulumEnv,
+        observe_double_pendulum,
+        judge_double_pendulum,
+        draw_normal_velocity,
+        fields=("qpos", "qvel", "site_xpos", "qfrc_constraint"),
+    ),
+)
+inverted_pendulum = functools.partial(
+    MujocoVectorEnv, Task(InvertedPendulumEnv, observe_pendulum, judge_pendulum, draw_uniform)
+)
+reacher = functools.partial(
+    MujocoVectorEnv, Task(ReacherEnv, observe_reach, judge_reach, draw_reacher, fields=("qpos", "qvel", "xpos"))
+)
+swimmer = functools.partial(
+    MujocoVectorEnv,
+    Task(SwimmerEnv, functools.partial(observe_run, skipped=2), judge_swim, draw_uniform, place_xy),
+)
+walker2d = functools.partial(
+    MujocoVectorEnv,
+    Task(
+        Walker2dEnv,
+        observe_upright,
+        functools.partial(judge_upright, is_healthy=walker_is_healthy),
+        draw_uniform,
+        place_xz,
+    ),
+)
