@@ -444,10 +444,8 @@ class MujocoVectorEnv(AutoresetVectorEnv):
             state: what `get_state` returned; it is copied.
 
         Raises:
-            ValueError: if it comes from another number of environments, or another kind.
+            ValueError: if it comes from another number of environments.
         """
-        if "physics" not in state:
-            raise ValueError("the state is not of batched MuJoCo environments")
         self._check_size(state["steps"])
         for data, row in zip(self._datas, state["physics"], strict=True):
             mujoco.mj_setState(self.model, data, row, STATE)
