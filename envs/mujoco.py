@@ -237,8 +237,8 @@ def judge_double_pendulum(c: Any, before: Any, now: Any, actions: Floats) -> Out
 
 
 def square(values: Floats) -> Floats:
-    """Squares as NumPy computes those of single numbers, which may differ in the last bit from those of arrays."""
-    return np.array([value**2 for value in values])
+    """Squares by C's `pow`, as NumPy has them of single numbers: one in a thousand differs from `values * values`."""
+    return np.array([value**2 for value in values.tolist()])
 
 
 def observe_double_pendulum(c: Any, now: Any) -> Floats:
@@ -272,6 +272,8 @@ class MujocoVectorEnv(AutoresetVectorEnv):
 
     Attributes:
         task: What is to be done.
+        model: MuJoCo's model.
+        threads: How many step the environments.
     """
 
     def __init__(
@@ -287,12 +289,12 @@ class MujocoVectorEnv(AutoresetVectorEnv):
         """Set up `num_envs` environments; call `reset` before `step`.
 
         Args:
-            task: What is to be done.
+            task: what is to be done.
             num_envs: see `AutoresetVectorEnv`.
             max_episode_steps: see `AutoresetVectorEnv`.
             autoreset_mode: see `AutoresetVectorEnv`.
             infos: False leaves out all infos but those about final observations.
-            threads: How many step the environments; None: as many as are worth their while. It changes no result.
+            threads: how many step the environments; None for as many as are worth their while. No result depends on it.
             **options: those of Gymnasium's environment.
         """
         single: Any = task.single_env(**options)
@@ -311,20 +313,23 @@ class MujocoVectorEnv(AutoresetVectorEnv):
         self._shapes = {name: (num_envs, *getattr(single.data, name).shape) for name in task.fields}
         self._views = {name: [getattr(data, name).reshape(-1) for data in self._datas] for name in task.fields}
         self._advance = _advance(self.model, single.frame_skip, "cfrc_ext" in task.fields)
+        self.threads = self._worthwhile_threads() if threads is None else threads
+        self._helpers = Helpers(self.threads - 1)
         self._generators = [seeding.np_random()[0] for _ in range(num_envs)]
         self._seeds: list[int | None] = [None] * num_envs
         self._now: Any = None
         self._with_infos = infos
         self._judged: Infos = {}
         self._begun = np.zeros(num_envs, np.bool_)
-        self._helpers = Helpers((self._worthwhile_threads() if threads is None else threads) - 1)
 
     def _worthwhile_threads(self) -> int:
-        start = time.perf_counter()
-        for _ in range(2):
-            self._advance(self._datas[0])
-        seconds = (time.perf_counter() - start) / 2
-        return max(1, min(usable_cores(), int(self.num_envs * seconds / SECONDS_PER_THREAD), self.num_envs))
+        scratch, seconds = mujoco.MjData(self.model), []
+        for _ in range(5):
+            start = time.perf_counter()
+            self._advance(scratch)
+            seconds.append(time.perf_counter() - start)
+        worthwhile = int(self.num_envs * min(seconds) / SECONDS_PER_THREAD)
+        return max(1, min(worthwhile, usable_cores(), self.num_envs))
 
     def _check_actions(self, actions: Any) -> Floats:
         return check_floats(actions, (self.num_envs, self.model.nu))
