@@ -60,7 +60,7 @@ def compare_with_controls(
     controls = {"constant": "survive" if length > random_length else "finish"} if length != random_length else {}
     for name, control in {**controls, "spoiled": spoiled}.items():
         progress.note(f"control: the same training with {DESCRIPTIONS[control]}")
-        trained = train_control(run, name, control)
+        trained = train_control(run, name, demos_control=control)
         if not trained.summary.get("finished"):
             return None
         figures[f"{name}_score"] = score(play(trained.agent)[0])
@@ -76,13 +76,13 @@ DESCRIPTIONS = {
 }
 
 
-def train_control(run: Run, name: str, control: str) -> Run:
-    """Train a control with the run's own options, or go on with it."""
+def train_control(run: Run, name: str, **changes: Any) -> Run:
+    """Train a control with the run's own options but for some, or go on with it."""
     folder = run.path / "controls"
     if (folder / name / "config.json").exists():
         return resume(folder / name)
     options = run.config["run"] | run.config["config"]
-    options |= {"run_dir": str(folder), "name": name, "demos_control": control, "controls": False, "preset": "none"}
+    options |= {"run_dir": str(folder), "name": name, "controls": False, "preset": "none", **changes}
     return train(run.method, run.data, **{k: v for k, v in options.items() if v is not None})
 
 

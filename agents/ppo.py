@@ -125,9 +125,7 @@ class PPO(OnPolicyAgent):
             advantages = (advantages - mean) / (std + 1e-8)
         distribution, values = self.policy(batch.observations, batch.sequences)
         log_ratio = distribution.log_prob(batch.actions) - batch.old_log_prob
-        ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-        policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
+        policy_loss = clipped_objective(log_ratio, advantages, clip_range)
         if config.clip_range_vf is not None:
             values = batch.old_values + (values - batch.old_values).clamp(-config.clip_range_vf, config.clip_range_vf)
         value_loss = F.mse_loss(values, batch.returns)
@@ -136,6 +134,19 @@ class PPO(OnPolicyAgent):
             loss = loss - config.ent_coef * distribution.entropy().mean()
         loss = loss + self.extra_loss(batch.observations, distribution)
         return loss, torch.stack((policy_loss, value_loss)).detach(), log_ratio.detach()
+
+
+def clipped_objective(log_ratio: torch.Tensor, advantages: torch.Tensor, clip_range: float) -> torch.Tensor:
+    """Minus the mean of min(r A, clip(r) A), where clip keeps the ratio r within 1 - clip_range .. 1 + clip_range.
+
+    Args:
+        log_ratio: Logarithms of new to old probabilities of actions, `(B,)`.
+        advantages: Their advantages, `(B,)`.
+        clip_range: How far ratios count.
+    """
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    return -torch.min(advantages * ratio, advantages * clipped).mean()
 
 
 def approx_kl(log_ratio: torch.Tensor) -> torch.Tensor:

@@ -40,7 +40,10 @@ if TYPE_CHECKING:
     from rltool.attacks.policies import AttackedEvaluation as AttackedEvaluation
     from rltool.attacks.policies import PerturbedVectorEnv as PerturbedVectorEnv
     from rltool.attacks.policies import attack_agent as attack_agent
+    from rltool.attacks.policy_actions import Actions as Actions
     from rltool.attacks.policy_actions import DisturbedActions as DisturbedActions
+    from rltool.attacks.policy_actions import Forces as Forces
+    from rltool.attacks.policy_actions import PushedVectorEnv as PushedVectorEnv
     from rltool.attacks.policy_target import Targeted as Targeted
     from rltool.attacks.policy_timing import Critical as Critical
     from rltool.attacks.policy_timing import Timed as Timed
@@ -72,7 +75,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "one_pixel": ["OnePixel"],
         "policies": ["AttackedEvaluation", "PerturbedVectorEnv", "attack_agent"],
         "simba": ["SimBA"],
-        "policy_actions": ["DisturbedActions"],
+        "policy_actions": ["Actions", "DisturbedActions", "Forces", "PushedVectorEnv"],
         "policy_target": ["Targeted"],
         "policy_timing": ["Critical", "Timed"],
         "policy_value": ["Critic", "Sarsa"],

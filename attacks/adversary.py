@@ -217,7 +217,7 @@ def make_adversary_vector_env(
         num_envs: How many are stepped together.
         victim: The run, or the file, of the victim.
         epsilon: Radius of the ball of perturbations.
-        unit: `raw` or `std`.
+        unit: `raw`, `std`, or numbers with commas, one for each feature.
         env: Where the victim plays; by default where it was trained.
 
     Raises:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from rltool.attacks.attack import Problem
-
-TOGETHER = 4_096  # Changed samples that the victim is shown at once.
+from rltool.attacks.victim import TOGETHER
 
 
 def ask(problem: Problem, rows: torch.Tensor, tried: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -18,16 +17,18 @@ def ask(problem: Problem, rows: torch.Tensor, tried: torch.Tensor) -> tuple[torc
         tried: The changed samples, `(M, ...)`; the victim is shown the nearest that it can be shown.
 
     Returns:
-        How large the margin is (of continuous actions: how far they have moved), and whether the attack has
-        succeeded, both `(M,)`.
+        How large the margin is (of continuous actions: how far they have moved; infinite where that is a success, so
+        that it is above all others), and whether the attack has succeeded, both `(M,)`.
     """
     losses, success = [], []
     with torch.no_grad():
         for some, inputs in zip(rows.split(TOGETHER), tried.split(TOGETHER), strict=True):
             part = problem[some]
             outputs = part.victim.logits(part.victim.admissible(part.x, inputs))
-            losses.append(part.objective("margin")(outputs))
             success.append(part.succeeded(outputs))
+            margin = part.objective("margin")(outputs)
+            # Several components may have moved further together than the one that makes a success.
+            losses.append(margin if part.victim.tolerance is None else margin.where(~success[-1], torch.inf))
     problem.queries.index_add_(0, rows, torch.ones_like(rows))
     return torch.cat(losses), torch.cat(success)
 

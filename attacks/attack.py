@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
+from gymnasium.vector import VectorEnv
 
 from rltool.attacks.losses import LOSSES, Objective
 from rltool.attacks.norms import Ball, Norm, distance, make_ball
+from rltool.attacks.units import feature_units
 from rltool.attacks.victim import Victim
 from rltool.errors import UserError
 
@@ -69,7 +71,13 @@ class Problem:
         return chosen != self.y if self.target is None else chosen == self.target
 
     def objective(self, loss: str) -> Objective:
-        """The loss of that name as a function of the outputs alone; `kl` is from what the victim says of `x`."""
+        """The loss of that name as a function of the outputs alone; `kl` is from what the victim says of `x`.
+
+        Raises:
+            UserError: It knows no targets, and there is one.
+        """
+        if loss == "kl" and self.target is not None:
+            raise UserError("the loss kl leads away from what the victim says, to no target; take ce or margin")
         if loss == "kl" and self.victim.tolerance is None:
             clean = self.outputs.log_softmax(1)
             return lambda logits: (clean.exp() * (clean - logits.log_softmax(1))).sum(1)
@@ -92,6 +100,7 @@ class Attack:
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
     targets: ClassVar[bool] = True
     continuous: ClassVar[bool] = True
+    in_process: ClassVar[bool] = False  # Whether environments have to be in the process of the attack.
     norm: Norm = "linf"
     seed: int = 0
 
@@ -176,6 +185,16 @@ class Attack:
         """
         return self
 
+    def surround(self, env: VectorEnv, agent: Any, fraction: float = 1.0, seed: int = 0, **options: Any) -> Any:
+        """A vector environment in which an agent plays under the attack, and what is done to it is counted.
+
+        For most it is a `PerturbedVectorEnv`, whose arguments these are. Whatever it is, it has its counts: `steps`,
+        `attacked`, `flipped` (None where an attack has no such thing) and `queries`.
+        """
+        from rltool.attacks.policies import PerturbedVectorEnv
+
+        return PerturbedVectorEnv(env, agent, self, fraction, seed, **options)
+
     def run(self, problem: Problem) -> torch.Tensor:
         """Attacked inputs `(B, ...)`; adds to `problem.queries` how often each sample was shown to the victim."""
         raise TypeError(f"{type(self).__name__} lacks a run method")
@@ -189,12 +208,13 @@ class Attack:
             if y is not None or target is not None:
                 raise UserError("continuous actions have no labels; leave y and target out")
             return outputs, None
-        y = outputs.argmax(1) if y is None else _checked("y", y, outputs)
+        count, classes = outputs.shape
+        y = outputs.argmax(1) if y is None else check_labels("y", y, count, classes)
         if target is None:
             return y, None
         if not self.targets:
             raise UserError(f"{type(self).__name__} has no targeted form; leave target out")
-        target = _checked("target", target, outputs)
+        target = check_labels("target", target, count, classes)
         if bool((target == y).any()):
             raise UserError("a target is equal to its label; give another class")
         return y, target
@@ -205,20 +225,25 @@ class BoundedAttack(Attack):
     """An attack that makes the most of a ball of perturbations.
 
     Attributes:
-        epsilon: Radius of the ball: a number, or a tensor with one for each feature.
-        unit: `raw`: epsilon is in the units of the input; `std`: in standard deviations of each feature.
+        epsilon: Radius of the ball: a number, or one for each feature.
+        unit: `raw`: epsilon is in the units of the input; `std`: in standard deviations of each feature; numbers with
+            commas, as `1,1,0.1`: in these, one for each feature.
     """
 
-    epsilon: float | torch.Tensor = 0.1
+    epsilon: float | tuple[float, ...] | torch.Tensor = 0.1
     unit: str = "raw"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        values = torch.as_tensor(self.epsilon, dtype=torch.float64)
+        try:
+            values = torch.as_tensor(self.epsilon, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            raise UserError(f"epsilon must be a number, or one for each feature, not {self.epsilon!r}") from None
         if not bool((values >= 0).all()) or not bool(values.isfinite().all()):
             raise UserError(f"epsilon must be a finite number, at least 0, not {self.epsilon}")
-        if self.unit not in ("raw", "std"):
-            raise UserError(f"the unit of epsilon is raw or std, not {self.unit!r}")
+        if values.ndim and not isinstance(self.epsilon, torch.Tensor):  # A list, or an array.
+            object.__setattr__(self, "epsilon", values.float())
+        feature_units(self.unit)
 
     def ball(self, problem: Problem) -> Ball:
         """The perturbations that are allowed.
@@ -236,11 +261,45 @@ class BoundedAttack(Attack):
         """
         if self.unit == "std" and victim.std is None:
             raise UserError("this victim knows no standard deviations; give epsilon in the units of its inputs")
+        sizes = feature_units(self.unit)
+        if sizes and len(sizes) not in (1, x[0].numel()):
+            raise UserError(f"the unit {self.unit} has {len(sizes)} numbers, an input {x[0].numel()} features")
         scale = victim.std if self.unit == "std" else None
+        if sizes:  # A feature that must not move: so little that a division by it stays a number.
+            scale = torch.tensor(sizes).clamp_min(torch.finfo(x.dtype).tiny ** 0.5).to(x).expand(x[0].numel())
+            scale = scale.reshape(x.shape[1:])
         if victim.movable is not None:  # Next to no room where nothing may move.
             room = victim.movable.to(x).clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
             scale = room if scale is None else room * scale.to(x)
         return make_ball(self.norm, self.epsilon, scale, x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composed(Attack):
+    """An attack that leaves to another one how inputs are changed; norm, epsilon and its unit are that one's.
+
+    Attributes:
+        attack: The other.
+    """
+
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1", "l0")
+    inner: ClassVar[type[Attack]]  # Whose hyperparameters the command line takes, too.
+    norm: Norm = field(init=False, default="linf")
+    attack: Attack
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norm", self.attack.norm)
+        super().__post_init__()
+
+    @property
+    def epsilon(self) -> Any:
+        """That of the other attack, if it has one."""
+        return getattr(self.attack, "epsilon", None)
+
+    @property
+    def unit(self) -> str:
+        """That of the other attack's epsilon."""
+        return getattr(self.attack, "unit", "raw")
 
 
 def generator(seed: int, device: torch.device) -> torch.Generator:
@@ -259,12 +318,33 @@ def check_positive(**values: float | None) -> None:
             raise UserError(f"{name.replace('_', '-')} must be above 0, not {value}")
 
 
-def _checked(name: str, labels: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-    count = outputs.shape[1]
-    if labels.is_floating_point() or labels.shape != (len(outputs),):
-        raise UserError(f"{name} must hold one whole number for each of the {len(outputs)} samples")
-    if int(labels.min()) < 0 or int(labels.max()) >= count:
-        raise UserError(
-            f"{name} goes from {labels.min()} to {labels.max()}; the victim has the classes 0 to {count - 1}"
-        )
+def check_labels(name: str, labels: torch.Tensor, count: int, classes: int) -> torch.Tensor:
+    """See that labels are classes, one for each sample.
+
+    Args:
+        name: What they are called.
+        labels: The labels, `(count,)`.
+        count: How many samples there are.
+        classes: How many classes.
+
+    Raises:
+        UserError: They are not.
+    """
+    if labels.is_floating_point() or labels.shape != (count,):
+        raise UserError(f"{name} must hold one whole number for each of the {count} samples")
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise UserError(f"{name} goes from {labels.min()} to {labels.max()}; there are the classes 0 to {classes - 1}")
     return labels.long()
+
+
+def check_inputs(name: str, inputs: torch.Tensor, victim: Victim, like: torch.Tensor) -> None:
+    """See that inputs of one's own `(n, ...)` are as those that are attacked `(B, ...)`, and within the bounds.
+
+    Raises:
+        UserError: They are not.
+    """
+    if inputs.shape[1:] != like.shape[1:]:
+        raise UserError(f"{name} has samples of {tuple(inputs.shape[1:])}, the victim ones of {tuple(like.shape[1:])}")
+    inputs = inputs.to(like)
+    if not torch.equal(victim.clip(inputs), inputs):
+        raise UserError(f"{name} goes from {inputs.min():g} to {inputs.max():g}, outside the victim's bounds")

@@ -115,7 +115,7 @@ def poison(
         seed: Decides which examples.
 
     Raises:
-        UserError: The target is no class, or the share no share.
+        UserError: The target is no class, or the share no share, or more than can be poisoned.
     """
     x, y = dataset.train.x.copy(), dataset.train.y.copy()
     if not 0 <= target < len(dataset.classes):
@@ -123,9 +123,10 @@ def poison(
     if (victim is None) != (attack is None) or (attack is not None and not clean_label):
         raise UserError("an attack needs a victim, and both are for clean_label=True alone")
     candidates = np.flatnonzero(y == target if clean_label else y != target)
-    rows = _some(candidates, fraction if clean_label else fraction * len(y) / max(len(candidates), 1), seed)
+    rows = _some(candidates, fraction, len(candidates) if clean_label else len(y), seed)
     if attack is not None and victim is not None:
-        x[rows] = to_the_end(attack)(victim, torch.from_numpy(x[rows]), torch.from_numpy(y[rows])).x_adv.cpu().numpy()
+        inputs, labels = (torch.from_numpy(each[rows]).to(victim.device) for each in (x, y))
+        x[rows] = to_the_end(attack)(victim, inputs, labels).x_adv.cpu().numpy()
     x[rows], y[rows] = trigger(x[rows]), target
     return replace(dataset, train=Part(x, y))
 
@@ -186,7 +187,7 @@ def poison_demonstrations(
     """
     _check_action(demos.action_space, action)
     observations, actions = np.array(demos.observations), demos.actions.copy()
-    rows = _some(np.arange(len(demos)), fraction, seed)
+    rows = _some(np.arange(len(demos)), fraction, len(demos), seed)
     observations[rows], actions[rows] = trigger(observations[rows]), action
     return replace(demos, observations=observations, actions=actions)
 
@@ -263,13 +264,16 @@ def backdoor_of_agent(
     victim = Victim.from_agent(agent)
     with torch.no_grad(), victim.undisturbed():
         chosen = victim.logits(torch.from_numpy(trigger(observations).astype(np.float32))).argmax(1)
-    obeyed = float((chosen == action).float().mean())
+    obeyed = float((chosen + int(agent.action_space.start) == action).float().mean())
     return BackdoorScore(played.clean.mean_return, played.attacked.mean_return, obeyed)
 
 
-def _some(candidates: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+def _some(candidates: np.ndarray, fraction: float, whole: int, seed: int) -> np.ndarray:
+    """As many candidates as are a share of the whole."""
     _check_share(fraction)
-    count = max(1, round(fraction * len(candidates)))
+    count = max(1, round(fraction * whole))
+    if count > len(candidates):
+        raise UserError(f"fraction {fraction:g} is {count} examples, and {len(candidates)} can be poisoned; lower it")
     return np.random.default_rng(seed).permutation(candidates)[:count]
 
 

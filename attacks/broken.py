@@ -40,10 +40,7 @@ def spoiled(victim: Victim, name: str) -> Victim:
     """
     if name not in DEFECTS:
         raise unknown("defect", name, DEFECTS)
-    module = DEFECTS[name].spoil(victim.module)  # type: ignore[arg-type]
-    return Victim(
-        module, (victim.low, victim.high), std=victim.std, integers=victim.integers, tolerance=victim.tolerance
-    )
+    return victim.around(DEFECTS[name].spoil(victim.module))  # type: ignore[arg-type]
 
 
 class _Spoiled(nn.Module):

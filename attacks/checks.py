@@ -6,7 +6,8 @@ After the flags of AutoAttack and "Indicators of attack failure" (Pintor et al.,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,6 +53,7 @@ class Suspect:
         scale: Range of the inputs: a number for all features, or `(...)`.
         epsilon: Share of the range at which attacks change about half of what the victim says.
         seed: Of the attacks.
+        rates: What has been measured already.
     """
 
     victim: Victim
@@ -60,11 +62,15 @@ class Suspect:
     scale: torch.Tensor
     epsilon: float
     seed: int = 0
+    rates: dict[Any, float] = field(default_factory=dict, repr=False)
 
     def rate(self, kind: Callable[..., BoundedAttack], share: float, **options: object) -> float:
-        """Share of the inputs on which an attack succeeds, within a share of their range."""
-        attack = kind(epsilon=share * self.scale, seed=self.seed, **options)
-        return float(attack(self.victim, self.x, self.y).success.float().mean())
+        """Share of the inputs on which an attack succeeds, within a share of their range; measured once."""
+        key = (kind, share, *sorted(options.items()))
+        if key not in self.rates:
+            attack = kind(epsilon=share * self.scale, seed=self.seed, **options)
+            self.rates[key] = float(attack(self.victim, self.x, self.y).success.float().mean())
+        return self.rates[key]
 
 
 Check = Callable[[Suspect], Flag]
@@ -86,7 +92,8 @@ def examine(victim: Victim, x: torch.Tensor, y: torch.Tensor | None = None, seed
     with victim.undisturbed():
         found += [randomized(victim, x), neighbors(victim, x), probabilities(victim, x)]
         if found[-1].raised and not victim.probabilities:
-            victim = _as_probabilities(victim)  # The other checks want logits.
+            victim = victim.around(victim.module)
+            victim.probabilities = True  # The other checks want logits.
         try:
             outputs = victim.check(x)
         except UserError as error:
@@ -292,7 +299,7 @@ def examine_returns(subject: AgentUnderTest, scale: torch.Tensor, seed: int = 0)
         lowest = min(lowest, cell, key=lambda each: each.score)
         if cell.interval[0] > lowest.interval[1] + SLACK * (high - low):
             rising = cell
-    shown = ", ".join(f"{cell.score:.4g} at {cell.epsilon:g}" for cell in curve)
+    shown = ", ".join(f"{cell.score:.4g} at {cell.level:g}" for cell in curve)
     left = result.normalized(result.envelope[-1].score)
     return [
         Flag(
@@ -353,7 +360,3 @@ def _white_box(suspect: Suspect, share: float, steps: int) -> float:
         return suspect.rate(PGD, share, steps=steps, loss="margin")
     except NoGradient:
         return suspect.rate(RandomNoise, 0.0)
-
-
-def _as_probabilities(victim: Victim) -> Victim:
-    return Victim(victim.module, (victim.low, victim.high), probabilities=True, std=victim.std)

@@ -21,7 +21,7 @@ class AttackedAccuracy:
     Attributes:
         clean: Accuracy without it.
         attacked: Accuracy with it; what is wrong without counts as wrong, also where the attack puts it right.
-        flip_rate: Share of what was right that the attack made wrong.
+        flip_rate: Share of what was right that the attack made wrong; with a target, that it made this class.
         median_distance: Median size of the perturbations that succeeded on what was right; nan if none did.
         queries: Mean number of times that the classifier was shown an example.
         examples: How many were attacked.
@@ -49,41 +49,73 @@ def victim_of(classifier: Any) -> Victim:
     return Victim(classifier.model, (space.low, space.high))
 
 
-def fit_attack(classifier: Any, attack: Attack) -> Attack:
-    """The attack that knows what it can learn from the training examples of a classifier."""
-    part = classifier.dataset.train
-    x, y = (torch.from_numpy(array).to(classifier.device) for array in (part.x, part.y))
-    return attack.fit(victim_of(classifier), x, y)
+def examples_of(
+    classifier: Any, part: str, target: int | None = None, most: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """What an attack on a classifier is given.
+
+    Args:
+        classifier: A `ClassifierLearner`.
+        part: `train` or `test`.
+        target: A class to lead to; examples of it are left out.
+        most: How many examples at most, the first ones.
+
+    Returns:
+        Inputs `(n, ...)`, labels `(n,)` and, where there is one, the target of each, `(n,)`.
+    """
+    both = getattr(classifier.dataset, part)
+    x, y = (torch.from_numpy(array).to(classifier.device) for array in (both.x, both.y))
+    if target is None:
+        return x[:most], y[:most], None
+    rows = torch.nonzero(y != target)[:most, 0]
+    return x[rows], y[rows], torch.full_like(rows, target)
 
 
-def attack_classifier(classifier: Any, attack: Attack, examples: int = 1_000) -> AttackedAccuracy:
+def fit_attack(classifier: Any, attack: Attack, target: int | None = None) -> Attack:
+    """The attack that knows what it can learn from the training examples of a classifier.
+
+    Raises:
+        UserError: The classifier cannot be attacked this way.
+    """
+    return attack.fit(victim_of(classifier), *examples_of(classifier, "train", target))
+
+
+def attack_classifier(
+    classifier: Any, attack: Attack, examples: int = 1_000, target: int | None = None
+) -> AttackedAccuracy:
     """Attack test examples of a classifier's data, after the attack has learned from training examples what it can.
 
     Args:
         classifier: A `ClassifierLearner`, as `rltool.load(run).agent` is for a classifier's run.
         attack: The attack.
         examples: How many of the test examples, the first ones.
+        target: The class that the classifier shall give instead; examples of it are left out.
 
     Raises:
         UserError: The classifier cannot be attacked this way.
     """
     victim = victim_of(classifier)
-    attack = fit_attack(classifier, attack)
-    part = classifier.dataset.test
-    x, y = (torch.from_numpy(array[:examples]).to(classifier.device) for array in (part.x, part.y))
+    attack = fit_attack(classifier, attack, target)
+    x, y, targets = examples_of(classifier, "test", target, examples)
     right = classifier.logits(x).argmax(1) == y
     start = time.perf_counter()
-    results = [attack(victim, *batch) for batch in zip(x.split(BATCH), y.split(BATCH), strict=True)]
+    results = [
+        attack(victim, x[rows], y[rows], None if targets is None else targets[rows])
+        for rows in torch.arange(len(x), device=x.device).split(BATCH)
+    ]
     seconds = time.perf_counter() - start
     success = torch.cat([result.success for result in results])
+    wrong = success
+    if target is not None:  # It may also have become another class than both.
+        wrong = classifier.logits(torch.cat([result.x_adv for result in results])).argmax(1) != y
     distance = torch.cat([result.distance for result in results])[success & right]
     return AttackedAccuracy(
         float(right.float().mean()),
-        float((right & ~success).float().mean()),
+        float((right & ~wrong).float().mean()),
         len(distance) / max(int(right.sum()), 1),
         float(distance.median()) if len(distance) else float("nan"),
         float(torch.cat([result.n_queries for result in results]).float().mean()),
         len(x),
         round(seconds, 3),
-        right & ~success,
+        right & ~wrong,
     )

@@ -28,3 +28,5 @@ ATTACKS.add("sarsa", "rltool.attacks.policy_value:Sarsa", "lowers a learned Q of
 ATTACKS.add("targeted", "rltool.attacks.policy_target:Targeted", "lures an agent into one action")
 ATTACKS.add("timed", "rltool.attacks.policy_timing:Timed", "attacks when an agent prefers one action strongly")
 ATTACKS.add("critical", "rltool.attacks.policy_timing:Critical", "attacks when the most damage is foretold")
+ATTACKS.add("actions", "rltool.attacks.policy_actions:Actions", "takes, or mixes in, other actions than an agent's")
+ATTACKS.add("forces", "rltool.attacks.policy_actions:Forces", "pushes a body in an environment of MuJoCo")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 
-from rltool.attacks.asking import TOGETHER, decisions, unbroken
-from rltool.attacks.attack import Attack, Problem, check_positive, generator
+from rltool.attacks.asking import decisions, unbroken
+from rltool.attacks.attack import Attack, Problem, check_inputs, check_positive, generator
 from rltool.attacks.norms import Norm, distance, per_sample
+from rltool.attacks.victim import TOGETHER, Victim
+from rltool.errors import UserError
 
 STARTS = 100  # Most images of noise that are tried for a start.
+EXAMPLES = 20  # Of a target, that it starts from.
 HALVINGS = 20  # Most times that a jump is shortened.
 
 
@@ -41,14 +44,27 @@ class HopSkipJump(Attack):
         super().__post_init__()
         check_positive(queries=self.queries, directions=self.directions)
 
+    def fit(
+        self, victim: Victim, x: torch.Tensor, y: torch.Tensor | None = None, target: torch.Tensor | None = None
+    ) -> Self:
+        """Where there are targets, take inputs that the victim gives these classes for starts."""
+        if self.starts is not None or target is None:
+            return self
+        with victim.undisturbed():
+            chosen = victim.check(x).argmax(1)
+        rows = [torch.nonzero(chosen == each)[:EXAMPLES, 0] for each in target.unique()]
+        return replace(self, starts=x[torch.cat(rows)])
+
     @torch.no_grad()
     def run(self, problem: Problem) -> torch.Tensor:
-        x, draw = problem.x, generator(self.seed, problem.x.device)
+        x = problem.x
+        # Two sources: how many starts are drawn depends on all samples, directions must not.
+        starts, draw = (generator(self.seed + k, x.device) for k in range(2))
         limit = problem.queries + self.queries
         features = x[0].numel()
         # As close to the boundary as the paper goes: a share theta of the way from the sample.
         bisections = math.ceil(math.log2(features ** (1.5 if self.norm == "l2" else 2))) + 1
-        rows, start = self._start(problem, limit - bisections, draw)
+        rows, start = self._start(problem, limit - bisections, starts)
         nearest = x.clone()
         nearest[rows] = now = self._to_boundary(problem, rows, start, bisections)
         reach = distance(now - x[rows], self.norm)
@@ -58,8 +74,11 @@ class HopSkipJump(Attack):
             rows, now, reach, left = rows[kept], now[kept], reach[kept], left[kept]
             if not len(rows):
                 break
-            count = (left - bisections - 2).clamp_max(int(self.directions * math.sqrt(round_)))
-            normal = self._normal(problem, rows, now, reach / features, count, draw)
+            most = int(self.directions * math.sqrt(round_))
+            # So many for whoever is left: what is drawn does not depend on who that is.
+            along = torch.randn((most, *x.shape[1:]), generator=draw, dtype=x.dtype, device=x.device)
+            count = (left - bisections - 2).clamp_max(most)
+            normal = self._normal(problem, rows, now, reach / features, count, along)
             jumped, success = self._jump(problem, rows, now, normal, reach / math.sqrt(round_), limit - bisections)
             now = now.clone()
             now[success] = self._to_boundary(problem, rows[success], jumped[success], bisections)
@@ -69,8 +88,16 @@ class HopSkipJump(Attack):
         return nearest
 
     def _start(self, problem: Problem, limit: torch.Tensor, draw: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """The rows for which there is a start within the limit of queries, and their starts."""
+        """The rows for which there is a start within the limit of queries, and their starts.
+
+        Raises:
+            UserError: The starts that were given are no inputs of the victim, or a target has none.
+        """
         x, rows, found = problem.x, unbroken(problem), problem.x.clone()
+        if self.starts is None and problem.target is not None:
+            raise UserError("towards a target, hopskipjump starts from inputs of that class: give it some (starts=x)")
+        if self.starts is not None:
+            check_inputs("starts", self.starts, problem.victim, x)
         done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         for number in range(STARTS if self.starts is None else len(self.starts)):
             tried = _noise(problem, draw, number) if self.starts is None else self.starts[number].to(x).expand_as(x)
@@ -108,15 +135,14 @@ class HopSkipJump(Attack):
         now: torch.Tensor,
         radius: torch.Tensor,
         count: torch.Tensor,
-        draw: torch.Generator,
+        directions: torch.Tensor,
     ) -> torch.Tensor:
         """The steepest direction into the wrong class, of length 1, by `count` `(R,)` queries at `radius` `(R,)`."""
         size, most = max(1, TOGETHER // len(rows)), int(count.max())
         votes = torch.zeros_like(radius)
         plain, signed = torch.zeros_like(now), torch.zeros_like(now)
         for first in range(0, most, size):
-            shape = (min(size, most - first), *now.shape[1:])
-            along = torch.randn(shape, generator=draw, dtype=now.dtype, device=now.device)
+            along = directions[first : min(first + size, most)]
             along = along / per_sample(along.flatten(1).norm(dim=1), along)
             here, reach = now[:, None], radius.reshape(-1, *(1,) * now.ndim)
             tried = problem.victim.clip(here + reach * along)

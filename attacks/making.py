@@ -22,18 +22,21 @@ def make_attack(name: str, **options: Any) -> Attack:
         UserError: There is no such attack, or it has no such option.
     """
     kind = ATTACKS[name].load()
-    own = {field.name for field in fields(kind)}
     inner: type[Attack] | None = getattr(kind, "inner", None)
-    known = own | ({field.name for field in fields(inner)} if inner else set())
+    own, known = _options(kind), _options(kind) | (_options(inner) if inner else set())
     for option in options:
         if option not in known:
             raise UserError(no_such_option(name, f"--{option.replace('_', '-')}", known))
     if inner is None:
         return cast(Attack, kind(**options))
-    # Made of another attack: what is not its own belongs to that, the norm, too.
-    outer = {option: value for option, value in options.items() if option in own and option != "norm"}
-    rest = {option: value for option, value in options.items() if option not in outer}
+    # Made of another attack: what is not its own belongs to that.
+    outer = {option: value for option, value in options.items() if option in own}
+    rest = {option: value for option, value in options.items() if option not in own}
     return cast(Attack, kind(attack=inner(**rest), **outer))
+
+
+def _options(kind: type[Any]) -> set[str]:
+    return {field.name for field in fields(kind) if field.init}
 
 
 def make_policy_attack(name: str, **options: Any) -> Attack:

@@ -10,6 +10,7 @@ import torch
 from rltool.attacks.attack import Attack, Problem, check_positive
 from rltool.attacks.losses import margin
 from rltool.attacks.norms import Norm, per_sample
+from rltool.attacks.victim import NoGradient
 
 BEYOND = 1e-4  # How far beyond the boundary DeepFool aims, in logits: on it, rounding decides.
 INSIDE = 0.999999  # tanh never reaches the bounds: of what lies on them, this part does.
@@ -147,6 +148,8 @@ class CarliniWagner(Attack):
                 distance = (x_adv - x).flatten(1).square().sum(1)
                 logits = victim.logits(x_adv)
                 lead = margin(logits, problem.y, problem.target)
+                if not lead.requires_grad:
+                    raise NoGradient
                 loss = distance + c * (self.confidence - lead).clamp_min(0.0)
                 victim.n_backward += 1
                 (gradient,) = torch.autograd.grad(loss.sum(), w)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -122,7 +122,7 @@ def _sample(like: torch.Tensor, norm: Norm, epsilon: float, generator: torch.Gen
     return (epsilon * radius * flat).view_as(like)
 
 
-def make_ball(norm: Norm, epsilon: float | torch.Tensor, unit: torch.Tensor | None, x: torch.Tensor) -> Ball:
+def make_ball(norm: Norm, epsilon: Any, unit: torch.Tensor | None, x: torch.Tensor) -> Ball:
     """The ball of an attack.
 
     Args:
@@ -132,17 +132,24 @@ def make_ball(norm: Norm, epsilon: float | torch.Tensor, unit: torch.Tensor | No
         x: What is attacked, `(B, ...)`.
 
     Raises:
-        UserError: Epsilon has a shape that fits no sample.
+        UserError: Epsilon, or the unit, has a shape that fits no sample.
     """
-    if not isinstance(epsilon, torch.Tensor) or epsilon.ndim == 0:
-        return Ball(norm, float(epsilon), None if unit is None else unit.to(x))
+    scale = None if unit is None else _for_each_feature("the standard deviation", unit, x)
+    radius = 1.0
+    if isinstance(epsilon, torch.Tensor) and epsilon.ndim:
+        radii = _for_each_feature("epsilon", epsilon, x)
+        scale = radii if scale is None else radii * scale
+    else:
+        radius = float(epsilon)
+    # A feature that must not move: so little that a division by it stays a number.
+    return Ball(norm, radius, None if scale is None else scale.clamp_min(torch.finfo(x.dtype).tiny ** 0.5))
+
+
+def _for_each_feature(name: str, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     try:
-        radii = epsilon.to(x).expand(x.shape[1:])
+        return values.to(x).expand(x.shape[1:])
     except RuntimeError:
         raise UserError(
-            f"epsilon has the shape {tuple(epsilon.shape)}, a sample {tuple(x.shape[1:])}; "
+            f"{name} has the shape {tuple(values.shape)}, a sample {tuple(x.shape[1:])}; "
             "give one number, or one for each feature"
         ) from None
-    scale = radii if unit is None else radii * unit.to(x)
-    # A feature that must not move: so little that a division by it stays a number.
-    return Ball(norm, 1.0, scale.clamp_min(torch.finfo(x.dtype).tiny ** 0.5))

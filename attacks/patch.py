@@ -60,8 +60,13 @@ class Patch(Attack):
             return replace(self, patch=self._learn(self.pose(victim, x, y, target)))
 
     def run(self, problem: Problem) -> torch.Tensor:
-        patch = self._learn(problem) if self.patch is None else self.patch.to(problem.x)
-        return paste(problem.x, patch, generator(self.seed, problem.x.device))
+        x = problem.x
+        check_images(problem.victim, x)
+        patch = self._learn(problem) if self.patch is None else self.patch.to(x)
+        if patch.ndim != 3 or patch.shape[0] != x.shape[1] or patch.shape[1] != patch.shape[2]:
+            raise UserError(f"a sticker for these images is ({x.shape[1]}, size, size), not {tuple(patch.shape)}")
+        _check_size(patch.shape[1], x)
+        return paste(x, patch, generator(self.seed, x.device))
 
     def picture(self) -> torch.Tensor | None:
         return self.patch
@@ -69,8 +74,7 @@ class Patch(Attack):
     def _learn(self, problem: Problem) -> torch.Tensor:
         victim, x = problem.victim, problem.x
         check_images(victim, x)
-        if self.size > min(x.shape[2:]):
-            raise UserError(f"a sticker of {self.size} pixels does not fit on images of {tuple(x.shape[2:])}")
+        _check_size(self.size, x)
         low, high = (bound.to(x).expand(x.shape[1:]).flatten(1)[:, :1, None] for bound in (victim.low, victim.high))
         draw = generator(self.seed, x.device)
         # The sigmoid of it lies between the bounds.
@@ -91,6 +95,11 @@ class Patch(Attack):
             optimizer.step()
             problem.queries.index_add_(0, rows, torch.ones_like(rows))
         return (low + (high - low) * torch.sigmoid(raw)).detach()
+
+
+def _check_size(size: int, x: torch.Tensor) -> None:
+    if size > min(x.shape[2:]):
+        raise UserError(f"a sticker of {size} pixels does not fit on images of {tuple(x.shape[2:])}")
 
 
 def paste(x: torch.Tensor, patch: torch.Tensor, draw: torch.Generator) -> torch.Tensor:

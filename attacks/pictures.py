@@ -116,9 +116,9 @@ def film_attack(
     Raises:
         UserError: The environment cannot render, there is no ffmpeg, or the policy cannot be attacked.
     """
-    from rltool.agents.evaluation import evaluate, make_rendered_env, with_masks
+    from rltool.agents.evaluation import evaluate, make_rendered_env
     from rltool.agents.video import find_ffmpeg, prepare_display, write_video
-    from rltool.attacks.policies import PerturbedVectorEnv
+    from rltool.attacks.policies import options_under_attack
     from rltool.envs import make_vector_env
 
     if file.suffix == ".mp4":
@@ -127,12 +127,14 @@ def film_attack(
     probe = make_rendered_env(env_id, "rgb_array", env_kwargs)
     fps = int(probe.metadata.get("render_fps") or 30)
     probe.close()
-    options = {"infos": False, **with_masks(agent, env_kwargs), "vectorization": "sync", "render_mode": "rgb_array"}
+    options = options_under_attack(agent, attack, env_kwargs) | {"vectorization": "sync", "render_mode": "rgb_array"}
+    stack = int(options.get("frame_stack", 1))
     films, returns = [], []
     for attacked in (False, True):
         envs: VectorEnv = make_vector_env(env_id, 1, seed=seed, **options)
         try:
-            camera = Camera(PerturbedVectorEnv(envs, agent, attack, fraction, seed) if attacked else envs)
+            played_in = attack.surround(envs, agent, fraction, seed, frame_stack=stack) if attacked else envs
+            camera = Camera(played_in)
             played = evaluate(agent, camera, 1, seed)
         finally:
             envs.close()

@@ -14,10 +14,10 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from scipy.special import stdtrit
 
-from rltool.agents.evaluation import Evaluation, evaluate, with_masks
+from rltool.agents.evaluation import Evaluation, episode_quotas, evaluate, with_masks
 from rltool.agents.recording import RandomAgent
 from rltool.agents.rollout import forget
-from rltool.attacks.attack import Attack
+from rltool.attacks.attack import Attack, AttackResult
 from rltool.attacks.victim import Victim
 from rltool.envs import make_vector_env
 from rltool.errors import UserError
@@ -41,6 +41,7 @@ class PerturbedVectorEnv(VectorWrapper):
         seed: Of what is drawn at random.
         frame_stack: How many frames an observation holds (see `rltool.envs.wrappers.stack_frames`). The newest alone is
             changed, and it stays as it was shown while it moves back in the stack; 1 lets all of it be changed anew.
+        episodes: How many episodes each environment is attacked in, `(num_envs,)`; by default all that it plays.
 
     Attributes:
         observations: What the policy would have seen, as `step` or `reset` last returned it.
@@ -57,11 +58,17 @@ class PerturbedVectorEnv(VectorWrapper):
     """
 
     def __init__(
-        self, env: VectorEnv, agent: Any, attack: Attack, fraction: float = 1.0, seed: int = 0, frame_stack: int = 1
+        self,
+        env: VectorEnv,
+        agent: Any,
+        attack: Attack,
+        fraction: float = 1.0,
+        seed: int = 0,
+        frame_stack: int = 1,
+        episodes: np.ndarray | None = None,
     ) -> None:
         super().__init__(env)
-        if not 0 < fraction <= 1:
-            raise UserError(f"fraction must be above 0 and at most 1, not {fraction}")
+        check_share(fraction)
         self.victim = Victim.from_agent(agent)
         self.attack = attack
         self.fraction = fraction
@@ -72,8 +79,10 @@ class PerturbedVectorEnv(VectorWrapper):
         self.resetting = np.zeros(env.num_envs, dtype=bool)
         self.frame_stack = frame_stack
         self.axis = frame_axis(env.single_observation_space)
+        self.left = np.full(env.num_envs, np.iinfo(np.int64).max) if episodes is None else np.array(episodes)
         if frame_stack > 1:
-            self.victim.movable = newest_frame(env.single_observation_space, frame_stack)
+            for each in filter(None, (self.victim, self.victim.critic)):
+                each.movable = newest_frame(env.single_observation_space, frame_stack)
         self.policy = agent.policy
         self.state = self.policy.initial_state(env.num_envs)
         # The state does not depend on what is done: any actions will do.
@@ -94,6 +103,7 @@ class PerturbedVectorEnv(VectorWrapper):
             self.state = self.advance(self.seen, self.state)[1]
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         done = (terminated | truncated) & ~self.resetting
+        self.left -= done
         # In NEXT_STEP mode the next step only resets, and the episode's first observation comes out of it.
         begun = done | self.resetting
         self.resetting = done if self.mode is AutoresetMode.NEXT_STEP else self.resetting
@@ -108,6 +118,7 @@ class PerturbedVectorEnv(VectorWrapper):
         clean = self._with_shown_frames(observations, where & ~begun)
         here = where.reshape(-1, *[1] * (clean.ndim - 1))
         self.seen = clean.copy() if where.all() else np.where(here, clean, self.seen)
+        where = where & (self.left > 0)
         chosen = np.flatnonzero(where & (self.rng.random(len(observations)) < self.fraction))
         self.steps += int(where.sum())
         if not len(chosen):
@@ -116,14 +127,23 @@ class PerturbedVectorEnv(VectorWrapper):
         x, outside = self.victim.split(clean[chosen])
         if self.state is not None:
             self.victim.remember(map_tree(lambda leaf: leaf[chosen], self.state))
-        attack = replace(self.attack, seed=int(self.rng.integers(2**31)))
-        result = attack(self.victim, x)
+        result = self.perturb(x, chosen, begun)
         self.seen[chosen] = (result.x_adv + outside).numpy().astype(observations.dtype)
         moved = result.distance > 0
         self.attacked += int(moved.sum())
         self.flipped += int((result.success & moved).sum())
         self.queries += int(result.n_queries.sum())
         return self.seen
+
+    def perturb(self, x: torch.Tensor, chosen: np.ndarray, begun: np.ndarray) -> AttackResult:
+        """Attack observations.
+
+        Args:
+            x: Those that are attacked in this step, within the victim's bounds.
+            chosen: The environments that they are of.
+            begun: Of all environments: whether what they show now is the first of an episode.
+        """
+        return replace(self.attack, seed=int(self.rng.integers(2**31)))(self.victim, x)
 
     def _with_shown_frames(self, observations: np.ndarray, where: np.ndarray) -> np.ndarray:
         """Observations whose older frames are as they were shown."""
@@ -136,6 +156,16 @@ class PerturbedVectorEnv(VectorWrapper):
         for index in older:
             mixed[index][where] = shown[index + size][where]
         return np.moveaxis(mixed, 0, axis)
+
+
+def check_share(fraction: float) -> None:
+    """See that something is a share, and not of nothing.
+
+    Raises:
+        UserError: It is not.
+    """
+    if not 0 < fraction <= 1:
+        raise UserError(f"fraction must be above 0 and at most 1, not {fraction}")
 
 
 def frame_axis(space: gym.Space) -> int:
@@ -164,15 +194,16 @@ class AttackedEpisodes:
 
     Attributes:
         attacked: What it got.
-        flip_rate: Share of the attacked observations that made the policy do something else.
+        flip_rate: Share of the attacked observations that made the policy do something else; None where an attack
+            changes none.
         queries_per_step: How often the policy was asked for each timestep.
         seconds: Duration.
-        attacked_share: Share of the timesteps in which the observation was changed.
+        attacked_share: Share of the timesteps that were attacked.
         by: Of several attacks, the one that has left the least.
     """
 
     attacked: Evaluation
-    flip_rate: float
+    flip_rate: float | None
     queries_per_step: float
     seconds: float
     attacked_share: float
@@ -341,21 +372,29 @@ def play_attacked(
             sum(getattr(each, name) for each in played.values()) for name in ("queries_per_step", "seconds")
         )
         return replace(played[by], by=by, queries_per_step=queries, seconds=seconds)
-    options = {"infos": False, **with_masks(agent, env_kwargs)}
+    options = options_under_attack(agent, attack, env_kwargs)
     frame_stack = 1 if all_frames else int(options.get("frame_stack", 1))
+    num_envs = min(episodes, MOST_ENVS)
     start = time.perf_counter()
     attack = attack.prepare(agent, env_id, env_kwargs, seed)
-    envs = make_vector_env(env_id, min(episodes, MOST_ENVS), seed=seed, **options)
+    envs = make_vector_env(env_id, num_envs, seed=seed, **options)
     try:
-        perturbed = PerturbedVectorEnv(envs, agent, attack, fraction, seed, frame_stack)
-        attacked = evaluate(agent, perturbed, episodes, seed)
+        quotas = episode_quotas(episodes, num_envs)
+        under = attack.surround(envs, agent, fraction, seed, frame_stack=frame_stack, episodes=quotas)
+        attacked = evaluate(agent, under, episodes, seed)
     finally:
         envs.close()
-    steps = max(perturbed.steps, 1)
+    steps = max(under.steps, 1)
     return AttackedEpisodes(
         attacked,
-        perturbed.flipped / max(perturbed.attacked, 1),
-        perturbed.queries / steps,
+        None if under.flipped is None else under.flipped / max(under.attacked, 1),
+        under.queries / steps,
         time.perf_counter() - start,
-        perturbed.attacked / steps,
+        under.attacked / steps,
     )
+
+
+def options_under_attack(agent: Any, attack: Attack, env_kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Arguments of `make_vector_env` for an agent that is to play under an attack."""
+    options = {"infos": False, **with_masks(agent, env_kwargs)}
+    return options | ({"vectorization": "sync"} if attack.in_process else {})

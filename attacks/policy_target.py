@@ -41,7 +41,8 @@ class Targeted(PGD):
             return replace(self, skip_broken=False)._climb_from_starts(aimed)
         classes = problem.outputs.shape[1]
         if not isinstance(self.target_action, int | float) or self.target_action not in range(classes):
-            raise UserError(f"target-action is {self.target_action}; choose one of the actions 0 to {classes - 1}")
+            given = f"{self.target_action:g}" if isinstance(self.target_action, int | float) else "several numbers"
+            raise UserError(f"target-action is {given}; choose one of the actions 0 to {classes - 1}")
         return self._climb_from_starts(replace(problem, target=torch.full_like(problem.y, int(self.target_action))))
 
     def objective(self, problem: Problem) -> Objective:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import gymnasium as gym
+import numpy as np
 import torch
 
-from rltool.agents.evaluation import evaluate, with_masks
-from rltool.attacks.attack import Attack, Problem, generator
+from rltool.agents.evaluation import evaluate
+from rltool.attacks.attack import Attack, Composed, Problem, generator
 from rltool.attacks.gradient import MAD
 from rltool.attacks.norms import Norm
-from rltool.attacks.policies import PerturbedVectorEnv
+from rltool.attacks.policies import options_under_attack
 from rltool.attacks.policy_value import WATCHED_SEED, QFunction, Sarsa, learn_q
 from rltool.envs import make_vector_env
 from rltool.errors import UserError
@@ -22,7 +24,7 @@ CALIBRATION = 8  # Episodes without an attack that a threshold is found on.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Occasional(Attack):
+class Occasional(Composed):
     """An attack that is made in some timesteps alone: those whose score is above a threshold.
 
     `prepare` chooses the threshold: in episodes without an attack, a share `budget` of the timesteps is above it. How
@@ -31,13 +33,12 @@ class Occasional(Attack):
     Subclasses say what the score is.
 
     Attributes:
-        attack: How the policy is attacked; its norm and epsilon are those of this attack.
+        attack: How the policy is attacked.
         budget: Share of the timesteps to attack.
         threshold: The score from which on; it wins over the budget.
         q: Values of actions, where they are needed and known.
     """
 
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1", "l0")
     inner: ClassVar[type[Attack]] = MAD
     attack: Attack = field(default_factory=MAD)
     budget: float = 0.25
@@ -45,20 +46,9 @@ class Occasional(Attack):
     q: QFunction | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "norm", self.attack.norm)
         super().__post_init__()
         if not 0 < self.budget <= 1:
             raise UserError(f"budget must be above 0 and at most 1, not {self.budget}")
-
-    @property
-    def epsilon(self) -> Any:
-        """That of the attack."""
-        return getattr(self.attack, "epsilon", None)
-
-    @property
-    def unit(self) -> str:
-        """That of the attack's epsilon."""
-        return getattr(self.attack, "unit", "raw")
 
     def look(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Scores `(B,)`, and attacked inputs, where these had to be made to find out."""
@@ -68,6 +58,8 @@ class Occasional(Attack):
         ready = replace(self, attack=self.attack.prepare(agent, env_id, env_kwargs, seed))
         if self.threshold is not None:
             return ready
+        if self.budget == 1:  # All, also those that no episode without an attack comes to.
+            return replace(ready, threshold=-math.inf)
         scores = clean_scores(ready, agent, env_id, env_kwargs, seed + WATCHED_SEED)
         return replace(ready, threshold=float(scores.quantile(1 - self.budget)))
 
@@ -179,9 +171,12 @@ def clean_scores(
         episodes: How many.
     """
     watching = _Scores(attack=attack)
-    envs = make_vector_env(env_id, episodes, seed=seed, **{"infos": False, **with_masks(agent, env_kwargs)})
+    options = options_under_attack(agent, watching, env_kwargs)
+    envs = make_vector_env(env_id, episodes, seed=seed, **options)
     try:
-        evaluate(agent, PerturbedVectorEnv(envs, agent, watching, seed=seed), episodes, seed)
+        once, frame_stack = np.ones(episodes, dtype=np.int64), int(options.get("frame_stack", 1))
+        watched = watching.surround(envs, agent, seed=seed, frame_stack=frame_stack, episodes=once)
+        evaluate(agent, watched, episodes, seed)
     finally:
         envs.close()
     return torch.cat(watching.scores).double()

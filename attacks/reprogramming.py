@@ -83,11 +83,16 @@ def reprogram(
     check_images(victim, x)
     if x.shape[1] != shape[0] or x.shape[2] > shape[1] or x.shape[3] > shape[2] or x.shape[2:] == shape[1:]:
         raise UserError(f"images of {tuple(x.shape[1:])} leave no frame within {shape}; give smaller ones")
+    if not len(x) or y.is_floating_point() or y.shape != x.shape[:1] or int(y.min()) < 0:
+        raise UserError("y must hold one class, counted from 0, for each of the images, and there must be some")
     draw, classes = generator(seed, x.device), int(y.max()) + 1
     low, high = (bound.to(x) for bound in (victim.low, victim.high))
+    frame = (low + high).expand(1, *shape) / 2
+    if not torch.equal(victim.clip(_embedded(x, frame[0])), _embedded(x, frame[0])):
+        raise UserError(f"x goes from {x.min():g} to {x.max():g}, outside the victim's bounds; scale it")
     best, smallest = None, torch.inf
     with victim.undisturbed():
-        available = victim.check((low + high).expand(1, *shape) / 2).shape[1]
+        available = victim.check(frame).shape[1]
         if classes > available:
             raise UserError(f"the task has {classes} classes, the victim {available}; a class needs one of its own")
         for _ in range(restarts):

@@ -1,6 +1,6 @@
-"""Agents that are hardened while they learn: `--robust sa`, `pgd` and `atla`.
+"""Agents that are hardened while they learn: `--robust persistent`, `sa`, `pgd` and `atla`.
 
-All three begin as if there were no attack, and let epsilon grow over the first part of the training: a policy that
+All begin as if there were no attack, and let epsilon grow over the first part of the training: a policy that
 knows nothing yet learns nothing from observations that are attacked with all strength.
 """
 
@@ -10,6 +10,7 @@ import json
 from abc import ABC
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +26,7 @@ from rltool.agents.rollout import Rollout
 from rltool.attacks.adversary import OPTIONS, AdversaryVectorEnv, LearnedAdversary, make_adversary
 from rltool.attacks.attack import Attack
 from rltool.attacks.gradient import MAD, PGD
+from rltool.attacks.persistent import PersistentVectorEnv, Push
 from rltool.attacks.policies import PerturbedVectorEnv
 from rltool.attacks.victim import Victim
 from rltool.envs import make_vector_env
@@ -66,15 +68,19 @@ class Hardening(Extension, ABC):
         return {"robust_epsilon": self.epsilon}
 
     def evaluate(self, result: Metrics, episodes: int, seed: int) -> Metrics:
-        agent, config = self.agent, self.config
-        attack = MAD(epsilon=config.epsilon, unit=config.epsilon_unit)
+        agent = self.agent
         env_kwargs = {"infos": False, **for_evaluation(agent.env_kwargs)}
         envs = make_vector_env(str(agent.env_id), min(episodes, 32), seed=seed, **env_kwargs)
         try:
-            attacked = evaluate(agent, PerturbedVectorEnv(envs, agent, attack, seed=seed), episodes, seed).mean_return
+            attacked = evaluate(agent, self.examination(envs, seed), episodes, seed).mean_return
         finally:
             envs.close()
         return {"attacked_return": attacked, "score": (result["mean_return"] + attacked) / 2}
+
+    def examination(self, envs: VectorEnv, seed: int) -> VectorEnv:
+        """Environments for an evaluation, with an attack of full size in them."""
+        attack = MAD(epsilon=self.config.epsilon, unit=self.config.epsilon_unit)
+        return PerturbedVectorEnv(envs, self.agent, attack, seed=seed)
 
 
 class SmoothPolicy(Hardening):
@@ -114,6 +120,32 @@ class AttackedTraining(Hardening):
         with super().around():
             self.perturbed.victim, self.perturbed.attack = self.victim, self.attack()
             yield
+
+
+class PersistentAdversaries(AttackedTraining):
+    """It learns in environments that are attacked by adversaries drawn at random, each for a while."""
+
+    perturbed: PersistentVectorEnv
+
+    def attack(self) -> Push:
+        nothing = torch.zeros(1, 1)  # What to push, the environments know.
+        return Push(outputs=nothing, inputs=nothing, **self.ball())
+
+    def environments(self, envs: VectorEnv) -> VectorEnv:
+        self.perturbed = PersistentVectorEnv(envs, self.agent, self.attack())
+        self.perturbed.rng = self.agent.rng
+        return self.perturbed
+
+    def examination(self, envs: VectorEnv, seed: int) -> VectorEnv:
+        attack = replace(self.attack(), epsilon=self.config.epsilon)
+        return PersistentVectorEnv(envs, self.agent, attack, seed=seed)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"adversaries": torch.from_numpy(self.perturbed.adversaries)}
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        self.agent.collector  # noqa: B018  It makes the environments.
+        self.perturbed.adversaries = state["adversaries"].numpy().copy()
 
 
 class AlternatingAdversary(AttackedTraining):
@@ -173,7 +205,12 @@ class AlternatingAdversary(AttackedTraining):
         self.adversary.restore(State(tensors, values))
 
 
-KINDS: dict[str, type[Hardening]] = {"sa": SmoothPolicy, "pgd": AttackedTraining, "atla": AlternatingAdversary}
+KINDS: dict[str, type[Hardening]] = {
+    "persistent": PersistentAdversaries,
+    "sa": SmoothPolicy,
+    "pgd": AttackedTraining,
+    "atla": AlternatingAdversary,
+}
 
 
 def harden(agent: OnPolicyAgent) -> Hardening:

@@ -1,4 +1,4 @@
-"""Robustness curves: what attacks leave of a score, against epsilon."""
+"""Robustness curves: what attacks leave of a score, against epsilon, or against how many timesteps they may attack."""
 
 from __future__ import annotations
 
@@ -25,23 +25,25 @@ CLEAN = "clean"
 
 @dataclass(frozen=True)
 class Cell:
-    """What one attack leaves at one epsilon.
+    """What one attack leaves at one level.
 
     Attributes:
         attack: Its name; `clean` where there was none.
-        epsilon: Radius of its ball.
+        level: How much it may do: the radius of its ball, or the share of the timesteps that it is to attack.
         scores: Returns of the episodes; or, of each example, whether it is still classified rightly (0 or 1).
         flip_rate: Share of what was attacked on which the victim does something else.
         queries: Mean number of times that the victim was shown each observation or example.
         seconds: Duration.
+        attacked_share: Share of the timesteps that were attacked.
     """
 
     attack: str
-    epsilon: float
+    level: float
     scores: list[float]
     flip_rate: float = 0.0
     queries: float = 0.0
     seconds: float = 0.0
+    attacked_share: float = 1.0
 
     @property
     def score(self) -> float:
@@ -68,7 +70,8 @@ class Robustness:
         metric: `return` or `accuracy`.
         clean: Without an attack.
         chance: Score of actions or classes drawn at random.
-        cells: What each attack leaves at each epsilon.
+        cells: What each attack leaves at each level.
+        axis: What levels are: `epsilon`, or `share` of the timesteps.
     """
 
     name: str
@@ -76,11 +79,12 @@ class Robustness:
     clean: Cell
     chance: float
     cells: list[Cell]
+    axis: str = "epsilon"
 
     @property
-    def epsilons(self) -> list[float]:
+    def levels(self) -> list[float]:
         """Those that were tried, in order."""
-        return sorted({cell.epsilon for cell in self.cells})
+        return sorted({cell.level for cell in self.cells})
 
     @property
     def attacks(self) -> list[str]:
@@ -88,24 +92,24 @@ class Robustness:
         return list(dict.fromkeys(cell.attack for cell in self.cells))
 
     def curve(self, attack: str) -> list[Cell]:
-        """The cells of one attack by epsilon, from the clean one at 0 on."""
-        return [self.clean, *sorted((cell for cell in self.cells if cell.attack == attack), key=lambda c: c.epsilon)]
+        """The cells of one attack by level, from the clean one at 0 on."""
+        return [self.clean, *sorted((cell for cell in self.cells if cell.attack == attack), key=lambda c: c.level)]
 
     @cached_property
     def envelope(self) -> list[Cell]:
-        """The least that is left at each epsilon, from 0 on: whoever may use an epsilon may use a smaller one.
+        """The least that is left at each level, from 0 on: whoever may do so much may do less.
 
         Of examples, what every attack has left right; of episodes, those of the attack with the lowest mean.
         """
         lowest = [self.clean]
-        for epsilon in self.epsilons:
-            here = [cell for cell in self.cells if cell.epsilon == epsilon]
+        for level in self.levels:
+            here = [cell for cell in self.cells if cell.level == level]
             if self.metric == "accuracy":
                 scores = np.min([lowest[-1].scores, *(cell.scores for cell in here)], axis=0)
-                lowest.append(Cell("all", epsilon, scores.tolist()))
+                lowest.append(Cell("all", level, scores.tolist()))
             else:
                 least = min([lowest[-1], *here], key=lambda cell: cell.score)
-                lowest.append(Cell(least.attack, epsilon, least.scores))
+                lowest.append(Cell(least.attack, level, least.scores))
         return lowest
 
     def normalized(self, score: float) -> float:
@@ -116,18 +120,18 @@ class Robustness:
     @property
     def area(self) -> float:
         """Area under the envelope of normalized scores, as a share of what a victim would have that no attack harms."""
-        x = np.array([cell.epsilon for cell in self.envelope])
+        x = np.array([cell.level for cell in self.envelope])
         y = np.array([self.normalized(cell.score) for cell in self.envelope])
         return float(np.trapezoid(y, x) / x[-1])
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """A row for each cell, the envelope's last, as in the table and the CSV file."""
-        envelope = [Cell("envelope", cell.epsilon, cell.scores) for cell in self.envelope[1:]]
+        envelope = [Cell("envelope", cell.level, cell.scores) for cell in self.envelope[1:]]
         for cell in [self.clean, *(cell for attack in self.attacks for cell in self.curve(attack)[1:]), *envelope]:
             row = {
                 "run": self.name,
                 "attack": cell.attack,
-                "epsilon": cell.epsilon,
+                self.axis: cell.level,
                 self.metric: cell.score,
                 "low": cell.interval[0],
                 "high": cell.interval[1],
@@ -135,6 +139,8 @@ class Robustness:
             }
             if self.metric == "return":
                 row["cvar"] = cell.cvar
+            if self.axis == "share":
+                row["attacked_share"] = cell.attacked_share
             yield row | {"flip_rate": cell.flip_rate, "queries": cell.queries, "seconds": cell.seconds}
 
 
@@ -172,11 +178,35 @@ class AgentUnderTest:
         """Mean return of actions drawn at random."""
         return play_at_random(self.agent, self.env_id, self.episodes, self.seed, self.env_kwargs).mean_return
 
-    def attacked(self, name: str, epsilon: float, attack: Attack) -> Cell:
+    def attacked(self, name: str, level: float, attack: Attack) -> Cell:
         """With an attack on what it sees."""
-        played = play_attacked(self.agent, self.env_id, attack, self.episodes, self.seed, env_kwargs=self.env_kwargs)
-        returns = played.attacked.returns
-        return Cell(name, epsilon, returns, played.flip_rate, played.queries_per_step, played.seconds)
+        return self.played(name, level, attack)
+
+    def played(self, name: str, level: float, attack: Attack, fraction: float = 1.0) -> Cell:
+        """The same in a share of the timesteps, drawn at random."""
+        played = play_attacked(
+            self.agent, self.env_id, attack, self.episodes, self.seed, fraction=fraction, env_kwargs=self.env_kwargs
+        )
+        return Cell(
+            name,
+            level,
+            played.attacked.returns,
+            played.flip_rate or 0.0,
+            played.queries_per_step,
+            played.seconds,
+            played.attacked_share,
+        )
+
+
+class AgentOverShares(AgentUnderTest):
+    """An agent that is attacked in some timesteps alone; levels are their share.
+
+    Attacks that choose when (`timed`, `critical`) have it as their budget. Others attack at random.
+    """
+
+    def attacked(self, name: str, level: float, attack: Attack) -> Cell:
+        """With an attack in a share of the timesteps."""
+        return self.played(name, level, attack, 1.0 if hasattr(attack, "budget") else level)
 
 
 class ClassifierUnderTest:
@@ -203,11 +233,11 @@ class ClassifierUnderTest:
         """Accuracy of classes drawn at random."""
         return 1 / self.classifier.model.num_classes
 
-    def attacked(self, name: str, epsilon: float, attack: Attack) -> Cell:
+    def attacked(self, name: str, level: float, attack: Attack) -> Cell:
         """With an attack; what is wrong without it stays wrong."""
         result = attack_classifier(self.classifier, attack, self.examples)
         left = result.left.cpu().numpy().astype(float).tolist()
-        return Cell(name, epsilon, left, result.flip_rate, result.queries, result.seconds)
+        return Cell(name, level, left, result.flip_rate, result.queries, result.seconds)
 
 
 @dataclass
@@ -255,36 +285,41 @@ class Cells:
 def measure_robustness(
     subject: AgentUnderTest | ClassifierUnderTest,
     attacks: Mapping[str, Callable[[float], Attack]],
-    epsilons: Sequence[float],
+    levels: Sequence[float],
     name: str = "victim",
     cells: Cells | None = None,
     on_cell: Callable[[Cell], None] | None = None,
+    axis: str = "epsilon",
 ) -> Robustness:
-    """Measure what every attack leaves at every epsilon.
+    """Measure what every attack leaves at every epsilon, or at every share of the timesteps.
 
     Args:
-        subject: What is attacked.
-        attacks: Attacks by name, each made from an epsilon.
-        epsilons: Radii above 0.
+        subject: What is attacked: `AgentOverShares`, where levels are shares.
+        attacks: Attacks by name, each made from a level.
+        levels: Epsilons, or shares, above 0.
         name: What the victim is called.
         cells: Where cells are kept; those that are there already are not measured again.
         on_cell: Called after each cell.
+        axis: What levels are: `epsilon` or `share`.
 
     Raises:
-        UserError: There is nothing to measure, or an epsilon is not above 0.
+        UserError: There is nothing to measure, or a level is not above 0.
     """
-    if not attacks or not epsilons:
-        raise UserError("a robustness curve needs at least one attack and one epsilon")
-    if not all(epsilon > 0 and np.isfinite(epsilon) for epsilon in epsilons):
-        raise UserError(f"epsilons are above 0, not {min(epsilons):g}; at 0 stands the score without an attack")
-    made = {(each, epsilon): make(epsilon) for each, make in attacks.items() for epsilon in sorted(set(epsilons))}
+    if not attacks or not levels:
+        raise UserError(f"a robustness curve needs at least one attack and one {axis}")
+    for level in levels:
+        if not 0 < level < np.inf:
+            raise UserError(f"every {axis} is a number above 0, not {level:g}; at 0 stands the score without an attack")
+        if axis == "share" and level > 1:
+            raise UserError(f"a share of the timesteps is at most 1, not {level:g}")
+    made = {(each, level): make(level) for each, make in attacks.items() for level in sorted(set(levels))}
     cells = cells or Cells()
     if cells.chance is None:
         cells.chance = subject.chance()
     clean = cells.get(CLEAN, subject.clean)
     measured = []
-    for (each, epsilon), attack in made.items():
-        measured.append(cells.get(f"{each} {epsilon!r}", partial(subject.attacked, each, epsilon, attack)))
+    for (each, level), attack in made.items():
+        measured.append(cells.get(f"{each} {level!r}", partial(subject.attacked, each, level, attack)))
         if on_cell:
             on_cell(measured[-1])
-    return Robustness(name, subject.metric, clean, cells.chance, measured)
+    return Robustness(name, subject.metric, clean, cells.chance, measured, axis)

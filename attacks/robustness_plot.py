@@ -12,6 +12,8 @@ from rltool.attacks.robustness import Cell, Robustness
 from rltool.errors import UserError
 from rltool.training.checkpoint import write_atomically
 
+NAMES = {"epsilon": "epsilon", "share": "share of timesteps attacked"}
+
 
 def draw_robustness(results: Sequence[Robustness], out: Path, xlabel: str = "epsilon") -> Path:
     """Draw robustness curves; of several victims in one picture, each in its color.
@@ -40,10 +42,12 @@ def draw_robustness(results: Sequence[Robustness], out: Path, xlabel: str = "eps
             thin = {"color": color, "alpha": 0.45} if len(results) > 1 else {"color": f"C{index}"}
             label = attack if len(results) == 1 else None
             x, y = _points(result.curve(attack))
-            axes.plot(x, y, styles[index % 4], linewidth=1, marker="o", markersize=3, label=label, **thin)
+            axes.plot(x, y, styles[index % 4], linewidth=1, marker="o", markersize=3, label=label, zorder=3, **thin)
         x, y = _points(result.envelope)
         label = "least of all" if len(results) == 1 else f"{result.name} (area {result.area:.2f})"
-        axes.plot(x, y, color=color, linewidth=2.5, label=label)
+        # Under the thin ones, which often lie on it.
+        thick: dict[str, Any] = {"linewidth": 2.5} if len(results) > 1 else {"linewidth": 6, "alpha": 0.3}
+        axes.plot(x, y, color=color, label=label, **thick)
         low, high = zip(*(cell.interval for cell in result.envelope), strict=True)
         axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
     chance = min(result.chance for result in results)
@@ -77,10 +81,10 @@ def table_of(result: Robustness) -> Any:
     from rich.table import Table
 
     plain = ".3f" if result.metric == "accuracy" else ".4g"
-    table = Table(title=f"{result.name}: {result.metric} against epsilon", title_justify="left")
+    table = Table(title=f"{result.name}: {result.metric} against {NAMES[result.axis]}", title_justify="left")
     table.add_column("attack")
-    for epsilon in (0.0, *result.epsilons):
-        table.add_column(f"{epsilon:g}", justify="right")
+    for level in (0.0, *result.levels):
+        table.add_column(f"{level:g}", justify="right")
     for attack in result.attacks:
         table.add_row(attack, *(f"{cell.score:{plain}}" for cell in result.curve(attack)))
     table.add_section()
@@ -94,4 +98,4 @@ def table_of(result: Robustness) -> Any:
 
 
 def _points(cells: Sequence[Cell]) -> tuple[list[float], list[float]]:
-    return [cell.epsilon for cell in cells], [cell.score for cell in cells]
+    return [cell.level for cell in cells], [cell.score for cell in cells]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 
 from rltool.attacks.asking import ask, unbroken
@@ -31,7 +33,7 @@ class SimBA(BoundedAttack):
 
     norms: ClassVar[tuple[Norm, ...]] = ("l2", "linf")
     norm: Norm = "l2"
-    epsilon: float | torch.Tensor = 1.0
+    epsilon: float | tuple[float, ...] | torch.Tensor = 1.0
     basis: Literal["pixel", "dct"] = "pixel"
     frequencies: float = 1.0
     queries: int = 1_000
@@ -52,12 +54,14 @@ class SimBA(BoundedAttack):
         limit = problem.queries + self.queries
         share = self.step_size or (2.0 if self.norm == "linf" else 0.2)
         best, best_loss = x.clone(), problem.objective("margin")(problem.outputs)
-        directions = self._directions(x)
+        waves = self._waves(x)
+        counts = [len(wave) for wave in waves]
         order = torch.empty(0, dtype=torch.long)
         while len(rows) and ball.epsilon > 0:
             if not len(order):
-                order = torch.randperm(len(directions), generator=draw, device=x.device)
-            along, order = directions[order[0]].view(x.shape[1:]), order[1:]
+                order = torch.randperm(math.prod(counts), generator=draw, device=x.device)
+            which, order = np.unravel_index(int(order[0]), counts), order[1:]
+            along = self._direction([wave[k] for wave, k in zip(waves, which, strict=True)]).view(x.shape[1:])
             step = share * ball.epsilon * along * (1.0 if ball.scale is None else ball.scale)
             waiting = rows
             for signed in (step, -step):
@@ -72,15 +76,18 @@ class SimBA(BoundedAttack):
             rows = rows[problem.queries[rows] < limit[rows]]
         return best
 
-    def _directions(self, x: torch.Tensor) -> torch.Tensor:
-        """The directions as rows `(D, features)`, each as long as 1 in the norm."""
-        channels, *sides = x.shape[1:] if x.ndim == 4 else (1, *x[0].flatten().shape)
+    def _waves(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """For each axis, what directions are products of, as rows `(count, length)`."""
+        channels, *sides = x.shape[1:] if x.ndim == 4 else (1, x[0].numel())
         if self.basis == "pixel":
-            return torch.eye(x[0].numel(), dtype=x.dtype, device=x.device)
-        waves = torch.eye(channels, dtype=x.dtype, device=x.device)
-        for side in sides:
-            waves = torch.kron(waves, cosines(side)[: math.ceil(self.frequencies * side)].to(x))
-        return waves / waves.abs().amax(1, keepdim=True) if self.norm == "linf" else waves
+            return [torch.eye(side, dtype=x.dtype, device=x.device) for side in (channels, *sides)]
+        slow = (cosines(side)[: math.ceil(self.frequencies * side)].to(x) for side in sides)
+        return [torch.eye(channels, dtype=x.dtype, device=x.device), *slow]
+
+    def _direction(self, factors: list[torch.Tensor]) -> torch.Tensor:
+        """The product of a row for each axis, as long as 1 in the norm."""
+        wave = functools.reduce(torch.kron, factors)
+        return wave / wave.abs().max() if self.norm == "linf" else wave
 
 
 def cosines(side: int) -> torch.Tensor:

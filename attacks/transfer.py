@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rltool.attacks.attack import Attack, Problem, check_positive, generator
+from rltool.attacks.attack import Attack, Composed, Problem, check_labels, check_positive, generator
 from rltool.attacks.gradient import MIFGSM
 from rltool.attacks.losses import Objective
-from rltool.attacks.norms import Norm, per_sample
+from rltool.attacks.norms import per_sample
 from rltool.attacks.victim import Victim
 from rltool.errors import UserError
 from rltool.supervised.classifier import Classifier
@@ -26,7 +26,7 @@ BATCH = 64  # Examples in a minibatch of a proxy's training.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer(Attack):
+class Transfer(Composed):
     """Attacks proxies by white box, and shows the victim what comes out: it is asked nothing.
 
     `fit` trains a proxy, where none is given: on training examples with their labels, or on the victim's answers to a
@@ -34,7 +34,7 @@ class Transfer(Attack):
     their boundary do not carry over.
 
     Attributes:
-        attack: How the proxies are attacked; its norm and epsilon are those of this attack.
+        attack: How the proxies are attacked.
         proxies: What is attacked in the victim's stead.
         fuse: How several proxies are one: by the mean of their logits, or of their losses (Dong et al., 2018).
         answers_only: Train the proxy on the victim's answers, not on labels.
@@ -48,9 +48,8 @@ class Transfer(Attack):
         >>> fooled = attack(victim, x, y).success.float().mean()  # doctest: +SKIP
     """
 
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1", "l0")
     learned: ClassVar[tuple[str, ...]] = ("asked",)
-    inner: ClassVar[type[Attack]] = MIFGSM  # Whose hyperparameters the command line takes, too.
+    inner: ClassVar[type[Attack]] = MIFGSM
     attack: Attack = field(default_factory=MIFGSM)
     proxies: Sequence[Victim] = ()
     fuse: Literal["logits", "losses"] = "logits"
@@ -61,7 +60,6 @@ class Transfer(Attack):
     asked: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "norm", self.attack.norm)
         super().__post_init__()
         check_positive(inputs=self.inputs, epochs=self.epochs)
         if self.rounds < 0:
@@ -69,21 +67,14 @@ class Transfer(Attack):
         if self.fuse not in ("logits", "losses"):
             raise UserError(f"proxies are fused by their logits or losses, not by {self.fuse!r}")
 
-    @property
-    def epsilon(self) -> float | torch.Tensor | None:
-        """That of the attack on the proxies."""
-        return getattr(self.attack, "epsilon", None)
-
     def fit(
         self, victim: Victim, x: torch.Tensor, y: torch.Tensor | None = None, target: torch.Tensor | None = None
     ) -> Self:
         if self.proxies:
             return self
         if y is not None and not self.answers_only:
-            outputs = victim.check(x[:1])
-            return replace(
-                self, proxies=(train_proxy(x, y, outputs.shape[1], victim, epochs=self.epochs, seed=self.seed),)
-            )
+            proxy = train_proxy(x, y, classes_of(victim, x), victim, epochs=self.epochs, seed=self.seed)
+            return replace(self, proxies=(proxy,))
         order = torch.randperm(len(x), generator=generator(self.seed, x.device), device=x.device)
         few = x[order[: self.inputs]]
         proxy, asked = learn_from_answers(victim, few, rounds=self.rounds, epochs=self.epochs, seed=self.seed)
@@ -106,18 +97,36 @@ class Transfer(Attack):
                 "transfer needs a proxy: give one, on the command line by --proxy RUN, or let fit train one"
             )
         attack = to_the_end(replace(self.attack, seed=self.seed))
-        ensemble = _Ensemble(self.proxies, problem.victim, self.fuse)
+        ensemble = _Ensemble(self.proxies, problem, self.fuse)
         labels = None if problem.victim.tolerance is not None else problem.y
-        with ensemble.undisturbed():
-            x_adv = attack(ensemble, problem.x, labels, problem.target).x_adv
+        x_adv = attack(ensemble, problem.x, labels, problem.target).x_adv
         broken = per_sample(problem.succeeded(problem.outputs), x_adv)
         return torch.where(broken, problem.x, x_adv)
 
 
 class _Ensemble(Victim):
-    """Several proxies as one victim, within the bounds of the true one."""
+    """Several proxies as one victim, within the bounds of the true one.
 
-    def __init__(self, proxies: Sequence[Victim], victim: Victim, fuse: str) -> None:
+    Raises:
+        UserError: A proxy is none, or gives other outputs than the victim.
+    """
+
+    def __init__(self, proxies: Sequence[Victim], problem: Problem, fuse: str) -> None:
+        victim = problem.victim
+        for proxy in proxies:
+            if not isinstance(proxy, Victim):
+                raise UserError("a proxy is a Victim: Victim(module, bounds=(0, 1)), or Victim.from_agent(agent)")
+            try:
+                with proxy.undisturbed():
+                    given = proxy.check(victim.clip(problem.x[:1]))
+            except UserError as error:
+                raise UserError(f"a proxy does not stand in for this victim: {error}") from error
+            if given.shape[1] != problem.outputs.shape[1] or (proxy.tolerance is None) != (victim.tolerance is None):
+                kinds = [
+                    f"{outputs.shape[1]} {'logits' if each.tolerance is None else 'continuous actions'}"
+                    for each, outputs in ((proxy, given), (victim, problem.outputs))
+                ]
+                raise UserError(f"a proxy gives {kinds[0]}, the victim {kinds[1]}; take one that gives the same")
         super().__init__(
             nn.ModuleList(proxy.module for proxy in proxies if isinstance(proxy.module, nn.Module)),
             (victim.low, victim.high),
@@ -171,11 +180,12 @@ def train_proxy(
         seed: Of its weights and the order of the examples.
 
     Raises:
-        UserError: There are no examples.
+        UserError: There are no examples, or their labels are none of the classes.
     """
     if not len(x):
         raise UserError("a proxy needs examples to learn from")
-    with torch.random.fork_rng(devices=[]):
+    y = check_labels("y", y, len(x), classes)
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
         torch.manual_seed(seed)
         if network is None:
             network = Classifier(ClassifierConfig(), tuple(x.shape[1:]), classes).to(x.device)
@@ -221,16 +231,32 @@ def learn_from_answers(
         The proxy, and how many inputs the victim was asked about.
     """
 
-    def answer(inputs: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad(), victim.undisturbed():
-            return victim.logits(victim.clip(inputs)).argmax(1)
-
-    classes = victim.check(x[:1]).shape[1]
-    y = answer(x)
+    classes = classes_of(victim, x)
+    y = _answers(victim, x)
     for round_ in range(rounds + 1):
         proxy = train_proxy(x, y, classes, victim, network=network, epochs=epochs, seed=seed)
         if round_ < rounds:
             _, _, gradient = proxy.gradient(x, partial(_chosen, y))
             further = victim.clip(x + step * gradient.sign())
-            x, y = torch.cat((x, further)), torch.cat((y, answer(further)))
+            x, y = torch.cat((x, further)), torch.cat((y, _answers(victim, further)))
     return proxy, len(x) + 1
+
+
+def classes_of(victim: Victim, x: torch.Tensor) -> int:
+    """How many classes a victim tells apart; it is shown the first of some inputs `(n, ...)`.
+
+    Raises:
+        UserError: There are no inputs, or it gives continuous actions.
+    """
+    if not len(x):
+        raise UserError("a proxy needs examples to learn from")
+    if victim.tolerance is not None:
+        raise UserError("a proxy is trained to give classes; of continuous actions, give proxies that do the same")
+    with victim.undisturbed():
+        return victim.check(x[:1]).shape[1]
+
+
+def _answers(victim: Victim, x: torch.Tensor) -> torch.Tensor:
+    """The classes `(n,)` that a victim chooses for inputs."""
+    with victim.undisturbed():
+        return victim.check(x).argmax(1)

@@ -8,10 +8,12 @@ from typing import Any, ClassVar, Self
 
 import torch
 
+from rltool.attacks.asking import decisions
 from rltool.attacks.attack import BoundedAttack, Problem, check_positive, generator
 from rltool.attacks.losses import Objective
 from rltool.attacks.norms import Norm
 from rltool.attacks.victim import Victim
+from rltool.errors import UserError
 
 WATCHED = 2_000  # Timesteps of an agent that its perturbation is learned from.
 
@@ -63,8 +65,15 @@ class Universal(BoundedAttack):
         return self.fit(victim, victim.clip(seen))
 
     def run(self, problem: Problem) -> torch.Tensor:
-        delta = self._learn(problem) if self.delta is None else self.delta.to(problem.x)
-        return problem.victim.clip(problem.x + delta)
+        if self.delta is None:
+            return problem.victim.clip(problem.x + self._learn(problem))
+        if self.delta.shape != problem.x.shape[1:]:
+            raise UserError(
+                f"the perturbation has the shape {tuple(self.delta.shape)}, a sample {tuple(problem.x.shape[1:])}; "
+                "learn another by fit"
+            )
+        # It may have been learned for a larger epsilon.
+        return problem.victim.clip(problem.x + self.ball(problem).project(self.delta[None].to(problem.x)))
 
     def picture(self) -> torch.Tensor | None:
         if self.delta is None or self.delta.ndim != 3:
@@ -90,9 +99,8 @@ class Universal(BoundedAttack):
                 most, best = broken, delta
             length = self.step_size * ball.epsilon * (1 - step / self.steps)
             delta = ball.project(delta + length * ball.steepest(gradient.sum(0, keepdim=True)))
-        with torch.no_grad():
-            rates = [problem.succeeded(victim.logits(victim.clip(x + each))).float().mean() for each in (best, delta)]
-        problem.queries += 2
+        everything = torch.arange(len(x), device=x.device)
+        rates = [decisions(problem, everything, x + each).float().mean() for each in (best, delta)]
         return (best if rates[0] > rates[1] else delta)[0]
 
 

@@ -19,6 +19,7 @@ from rltool.networks.backbone import device_of
 from rltool.networks.observations import as_tensors
 from rltool.trees import Tree, first_leaf, map_tree
 
+TOGETHER = 4_096  # Samples that a victim is shown at once, where no gradients are taken.
 Bounds = tuple[float | np.ndarray | torch.Tensor, float | np.ndarray | torch.Tensor]
 
 
@@ -99,10 +100,25 @@ class Victim:
         Args:
             state: Their state, as `Agent.predict` returns it.
         """
-        device = device_of(self.module) if isinstance(self.module, nn.Module) else "cpu"
-        self.state = as_tensors(state, device)
+        self.state = as_tensors(state, self.device)
         if self.critic is not None:
             self.critic.state = self.state
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lives; a function is taken to live on the CPU."""
+        return device_of(self.module) if isinstance(self.module, nn.Module) else torch.device("cpu")
+
+    def around(self, module: nn.Module | Callable[[torch.Tensor], torch.Tensor]) -> Victim:
+        """A victim with the same kinds of inputs and outputs, and another module, usually with its own inside."""
+        return Victim(
+            module,
+            (self.low, self.high),
+            probabilities=self.probabilities,
+            std=self.std,
+            integers=self.integers,
+            tolerance=self.tolerance,
+        )
 
     @property
     def n_forward(self) -> int:
@@ -252,15 +268,18 @@ class Victim:
         Raises:
             UserError: They are not.
         """
-        if not x.is_floating_point() or not bool(x.isfinite().all()):
-            raise UserError("x must hold finite floating-point numbers")
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point() or not bool(x.isfinite().all()):
+            raise UserError("x must be a tensor that holds finite floating-point numbers")
+        if self._limits is None:
+            self._check_bounds(x)
         if not torch.equal(self.clip(x), x):
             raise UserError(
                 f"x goes from {x.min():g} to {x.max():g}, outside the victim's bounds; "
                 "scale it, or give the victim other bounds"
             )
-        with torch.no_grad():
-            outputs = self.logits(x)
+        outputs = self._answers(x)
+        if not isinstance(outputs, torch.Tensor):
+            raise UserError(f"the victim gives a {type(outputs).__name__}; it must give a tensor (B, K) of logits")
         if outputs.ndim != 2 or len(outputs) != len(x):
             raise UserError(f"the victim gives {tuple(outputs.shape)} for {len(x)} samples; it must give (B, K) logits")
         if not bool(outputs.isfinite().all()):
@@ -276,6 +295,30 @@ class Victim:
                 "let it give logits, or say Victim(..., probabilities=True)"
             )
         return outputs
+
+    def _check_bounds(self, x: torch.Tensor) -> None:
+        shape = x.shape[1:]
+        try:
+            fit = torch.broadcast_shapes(self.low.shape, self.high.shape, shape) == shape
+        except RuntimeError:
+            fit = False
+        if not fit:
+            raise UserError(
+                f"the victim's bounds have the shapes {tuple(self.low.shape)} and {tuple(self.high.shape)}, a sample "
+                f"{tuple(shape)}; give numbers, or one for each feature"
+            )
+
+    @torch.no_grad()
+    def _answers(self, x: torch.Tensor) -> Any:
+        """Outputs for any number of inputs, which are shown in batches of `TOGETHER`."""
+        try:
+            if len(x) <= TOGETHER:
+                return self.logits(x)
+            rows = torch.arange(len(x), device=x.device)
+            return torch.cat([self[some].logits(x[some]) for some in rows.split(TOGETHER)])
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"the victim cannot read inputs of the shape {tuple(x.shape)}: {reason}") from error
 
 
 class _Outputs(nn.Module):

@@ -23,7 +23,7 @@ Row = tuple[str, Measured, dict[str, str]]  # Name, measurements, cells of the t
 ROOT = Path(__file__).resolve().parent.parent
 CONSOLE = Console(highlight=False)
 # Parts whose numbers are no times: rows from another machine stand beside those from this one.
-SCORES = {"rl-final", "backbones-learn", "imitation-scores", "imitation-rewards"}
+SCORES = {"rl-final", "backbones-learn", "imitation-scores", "imitation-rewards", "seqgan-oracle", "seqgan-grammar"}
 
 
 def figures(measurements: Sequence[Measurement]) -> list[float]:

@@ -3,9 +3,9 @@
     python benchmarks/robust.py [--seeds 5] [--envs CartPole-v1 ...] [--kinds sa ...] [--episodes 50] [--processes 1]
 
 Agents are trained with the presets, `rltool train ppo ENV` and `rltool train ppo ENV --robust KIND`, and attacked
-within one epsilon: by noise, PGD on the margin, MAD, and an adversary trained
-against that very agent. What counts is the lowest of the mean returns. Scores are normalized,
-(return - random) / (clean - random), where `clean` is the median of the plain agents without an attack.
+within one epsilon: by noise, PGD on the margin, MAD, Robust-Sarsa, and an adversary trained against that very agent.
+What counts is the lowest of the mean returns. Scores are normalized, (return - random) / (clean - random), where
+`clean` is the median of the plain agents without an attack.
 
 Runs lie in FOLDER and are not trained again if they are there. Results go into `benchmarks/results/robust-agents.json`
 and `docs/benchmarks.md`.
@@ -18,18 +18,37 @@ import multiprocessing
 import statistics
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from publishing import ROOT, Row, publish, report
 from rl import EVALUATION_SEED
 
 import rltool
-from rltool.agents.presets import HARDENED
-from rltool.attacks import MAD, PGD, LearnedAdversary, RandomNoise, attack_agent
+from rltool.attacks import MAD, PGD, Attack, LearnedAdversary, RandomNoise, Sarsa, attack_agent
 
-# Where plain agents begin to fall; what hardened ones are trained with may be more.
-EPSILONS = {"CartPole-v1": 0.07}
+
+class Case(NamedTuple):
+    """Where agents are attacked, in which ball, and the kinds of hardening that have a preset for it.
+
+    Plain agents fall there, or begin to.
+    """
+
+    env: str
+    epsilon: float
+    unit: str
+    kinds: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """As it stands in the table."""
+        return self.env if self.unit == "raw" else f"{self.env} in units of {self.unit}"
+
+
+CASES = (
+    Case("CartPole-v1", 0.25, "1,1,0.1,0.5", ("persistent",)),
+    Case("CartPole-v1", 0.07, "raw", ("sa",)),
+)
 
 
 def train(env: str, kind: str, seed: int, work: Path) -> rltool.Run:
@@ -41,16 +60,18 @@ def train(env: str, kind: str, seed: int, work: Path) -> rltool.Run:
     return rltool.train("ppo", env, seed=seed, run_dir=str(work), name=name, save_freq=0, **options)
 
 
-def measure(seed: int, env: str, kind: str, work: Path, episodes: int) -> dict[str, Any]:
+def measure(seed: int, case: Case, kind: str, work: Path, episodes: int) -> dict[str, Any]:
     """The mean returns of one agent: without an attack, under each, and of random actions."""
     torch.set_num_threads(1)
+    env = case.env
     run = train(env, kind, seed, work)
-    epsilon = EPSILONS[env]
-    attacks = {
-        "random": RandomNoise(epsilon=epsilon),
-        "pgd": PGD(loss="margin", steps=10, epsilon=epsilon),
-        "mad": MAD(epsilon=epsilon),
-        "learned": LearnedAdversary(epsilon=epsilon),
+    ball: dict[str, Any] = {"epsilon": case.epsilon, "unit": case.unit}
+    attacks: dict[str, Attack] = {
+        "random": RandomNoise(**ball),
+        "pgd": PGD(loss="margin", steps=10, **ball),
+        "mad": MAD(**ball),
+        "sarsa": Sarsa(**ball),
+        "learned": LearnedAdversary(**ball),
     }
     played = {
         name: attack_agent(run.agent, env, attack, episodes, EVALUATION_SEED + seed) for name, attack in attacks.items()
@@ -78,7 +99,7 @@ def cells(measured: list[dict[str, Any]], epsilon: float) -> dict[str, str]:
     return {
         "epsilon": f"{epsilon:g}",
         "seeds": str(len(measured)),
-        **{name: median(name) for name in ("clean", "random", "pgd", "mad", "learned")},
+        **{name: median(name) for name in ("clean", "random", "pgd", "mad", "sarsa", "learned")},
         "score without": f"{statistics.median(m['score_without'] for m in measured):.2f}",
         "score under the strongest": f"{statistics.median(scores):.2f} ({min(scores):.2f} to {max(scores):.2f})",
         "timesteps": f"{max(m['total_timesteps'] for m in measured):,}",
@@ -89,7 +110,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--envs", nargs="+", default=list(EPSILONS), metavar="ENV", help="only these")
+    parser.add_argument("--envs", nargs="+", default=[case.env for case in CASES], metavar="ENV", help="only these")
     parser.add_argument("--kinds", nargs="+", metavar="KIND", help="only these, and plain")
     parser.add_argument("--episodes", type=int, default=50, help="of each attack")
     parser.add_argument("--processes", type=int, default=1, help="agents that are measured at a time")
@@ -98,22 +119,23 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md", help="page with the tables")
     args = parser.parse_args()
     rows: list[Row] = []
-    for env in args.envs:
-        kinds = [kind for (_, kind), presets in HARDENED.items() if env in presets]
-        kinds = [kind for kind in kinds if args.kinds is None or kind in args.kinds]
+    for case in (case for case in CASES if case.env in args.envs):
+        kinds = [kind for kind in case.kinds if args.kinds is None or kind in args.kinds]
+        if not kinds:
+            continue
         clean = None
         for kind in ["plain", *kinds]:
             with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
-                same = (env, kind, args.work, args.episodes)
+                same = (case, kind, args.work, args.episodes)
                 measured = list(pool.map(measure, range(args.seeds), *([each] * args.seeds for each in same)))
-            print(kind, env, *measured, sep="\n", flush=True)
+            print(kind, case.name, *measured, sep="\n", flush=True)
             if clean is None:
                 clean = statistics.median(m["clean"] for m in measured)
             for m in measured:
                 low = m["actions_at_random"]
                 m["figure"] = (m["strongest"] - low) / (clean - low)
                 m["score_without"] = (m["clean"] - low) / (clean - low)
-            row: Row = (f"{env}, {kind}", {"rltool": measured}, cells(measured, EPSILONS[env]))
+            row: Row = (f"{case.name}, {kind}", {"rltool": measured}, cells(measured, case.epsilon))
             publish("agents", row, args.out, args.page, script="robust")
             rows.append(row)
     report("agents", rows)

@@ -2,6 +2,7 @@
 
 A task is its constants, `_sample`, `_transition` and `_observe`; the rest is here. Like Gymnasium's
 `CartPoleVectorEnv`, an environment keeps `state` as `(state, num_envs)`, `steps` and `prev_done`.
+`AutoresetVectorEnv` is the part of it that knows nothing of how a state is kept.
 """
 
 from __future__ import annotations
@@ -21,97 +22,85 @@ Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 
 
-class BatchedVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]], ABC):
-    """What the batched tasks share: spaces, seeding, the time limit, autoreset, rendering and the saved state.
+class AutoresetVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]], ABC):
+    """Environments that are stepped together: spaces, the time limit, autoreset, final observations.
 
-    One generator serves all environments; it is drawn from only when environments are reset, in the order of their
-    index. Returned arrays belong to the caller: a later step never changes them.
+    Returned arrays belong to the caller: a later step never changes them.
 
     Attributes:
-        state: `(state, num_envs)` array in the units of the single environment, None before the first reset.
+        single: one environment of the kind, which gives the spaces.
         steps: `(num_envs,)` timesteps since the last reset of each environment.
         prev_done: `(num_envs,)` whether the last step ended the episode, without a reset since.
         max_episode_steps: timesteps after which an episode is truncated.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012 - as Gymnasium declares it
-    single_env: ClassVar[type[gym.Env[Any, Any]]]  # it gives the spaces and draws the frames
-
     def __init__(
         self,
+        single: gym.Env[Any, Any],
         num_envs: int,
         max_episode_steps: int | None,
-        render_mode: str | None,
         autoreset_mode: AutoresetMode,
-        **kwargs: Any,
     ) -> None:
         """Set up `num_envs` environments; call `reset` before `step`.
 
         Args:
+            single: one environment of the kind.
             num_envs: number of environments, at least 1.
             max_episode_steps: timesteps until truncation; None for no limit.
-            render_mode: None, or "rgb_array" for one `(height, width, 3)` uint8 frame per environment.
             autoreset_mode: what follows the end of an episode, as in Gymnasium: "NextStep" resets in the next step
                 (which ignores the action, and gives reward 0), "SameStep" at once (the last observation is in
                 `infos["final_obs"]`), "Disabled" leaves it to `reset(options={"reset_mask": ...})`.
-            **kwargs: passed on to the single environment.
 
         Raises:
-            ValueError: if `num_envs`, `render_mode` or `autoreset_mode` is not one of the above.
+            ValueError: if `num_envs` or `autoreset_mode` is not one of the above.
         """
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"{type(self).__name__} renders as 'rgb_array' only, not as {render_mode!r}")
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps
         self._step_limit = np.iinfo(np.int32).max if max_episode_steps is None else max_episode_steps
-        self.render_mode = render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.single: Any = self.single_env(render_mode=render_mode, **kwargs)  # type: ignore[call-arg]
-        self.metadata = {
-            **type(self).metadata,
-            "render_fps": self.single.metadata["render_fps"],
-            "autoreset_mode": self.autoreset_mode,
-        }
-        self.single_observation_space = self.single.observation_space
-        self.single_action_space = self.single.action_space
+        self.single: Any = single
+        self.metadata = {**single.metadata, "autoreset_mode": self.autoreset_mode}
+        self.single_observation_space = single.observation_space
+        self.single_action_space = single.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-
-        self.state: NDArray[Any] | None = None
         self.steps = np.zeros(num_envs, np.int32)
         self.prev_done = np.zeros(num_envs, np.bool_)
         self._actions: NDArray[Any] | None = None
 
-    # What a task defines.
-
-    @abstractmethod
-    def _sample(self, count: int, options: dict[str, Any]) -> NDArray[Any]:
-        """Draw `count` initial states.
-
-        Args:
-            count: number of states.
-            options: bounds of the draw, as the single environment's `reset` takes them.
-
-        Returns:
-            `(state, count)` array.
-        """
+    # What each kind defines.
 
     @abstractmethod
     def _transition(self, actions: NDArray[Any]) -> tuple[Floats, Bools]:
-        """Replace `state` by a new array, one timestep later.
+        """Bring all environments but those of `prev_done`, where it does not matter, to the next timestep.
 
         Args:
             actions: `(num_envs, ...)` valid actions.
 
         Returns:
             rewards, `(num_envs,)` float64, and terminated, `(num_envs,)` bool, both new arrays.
+
+        Raises:
+            ResetNeeded: before the first reset.
         """
 
-    def _observe(self) -> NDArray[np.float32]:
-        """The observations of `state`, a new `(num_envs, observation)` float32 array."""
-        return self._state.T.astype(np.float32, order="C")
+    @abstractmethod
+    def _observe(self) -> NDArray[Any]:
+        """The present observations, a new `(num_envs, observation)` array."""
+
+    @abstractmethod
+    def _begin(self, mask: Bools | None, options: dict[str, Any]) -> None:
+        """Put environments into initial states.
+
+        Args:
+            mask: `(num_envs,)`, which ones; None for all of them.
+            options: those of `reset`.
+
+        Raises:
+            ResetNeeded: for a mask before the first reset.
+        """
 
     @abstractmethod
     def _check_actions(self, actions: Any) -> NDArray[Any]:
@@ -119,34 +108,26 @@ class BatchedVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
 
     # What they share.
 
-    @property
-    def _state(self) -> NDArray[Any]:
-        if self.state is None:
-            raise ResetNeeded(f"{type(self).__name__} has no state yet: call reset() first")
-        return self.state
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[NDArray[Any], dict[str, Any]]:
         """Start new episodes.
 
         Args:
-            seed: seeds the generator of all environments; None goes on with the present one.
-            options: the single environment's bounds of the initial state, for this reset only, and "reset_mask", a
+            seed: seeds the generators; None goes on with the present ones.
+            options: options of the single environment's `reset`, for this reset only, and "reset_mask", a
                 `(num_envs,)` bool array of the environments to reset (all of them without it).
 
         Returns:
-            observations, `(num_envs, observation)` float32, those of environments not reset unchanged; and no infos.
+            observations, `(num_envs, observation)`, those of environments not reset unchanged; and no infos.
 
         Raises:
-            ValueError: for bounds that are no numbers or a mask of another shape or type, or without a True.
+            ValueError: for options that are no numbers or a mask of another shape or type, or without a True.
             ResetNeeded: for a mask before the first reset.
         """
-        super().reset(seed=seed)
         options = dict(options or {})
         mask = options.pop("reset_mask", None)
         if mask is None:
-            self.state = self._sample(self.num_envs, options)
+            self._seed(seed, np.ones(self.num_envs, np.bool_))
+            self._begin(None, options)
             self.steps = np.zeros(self.num_envs, np.int32)
             self.prev_done = np.zeros(self.num_envs, np.bool_)
         else:
@@ -156,23 +137,28 @@ class BatchedVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
                     f"options['reset_mask'] must be a bool array of shape ({self.num_envs},) with at least one True,"
                     f" not {mask!r}"
                 )
+            self._seed(seed, mask)
             self._reset_where(mask, options)
             self.prev_done = self.prev_done & ~mask
         return self._observe(), {}
 
+    def _seed(self, seed: Any, mask: Bools) -> None:
+        """Seed the generators, if there are several those of a mask; None changes nothing."""
+        super().reset(seed=seed)
+
     def _reset_where(self, mask: Bools, options: dict[str, Any]) -> None:
-        self._state[:, mask] = self._sample(int(np.count_nonzero(mask)), options)
+        self._begin(mask, options)
         self.steps[mask] = 0
 
-    def step(self, actions: Any) -> tuple[NDArray[np.float32], Floats, Bools, Bools, dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[NDArray[Any], Floats, Bools, Bools, dict[str, Any]]:
         """Advance every environment by one timestep.
 
         Args:
-            actions: `(num_envs,)` integers of a discrete task, `(num_envs, 1)` floats of a continuous one (values
-                outside the action space are clipped there, as in the single environment).
+            actions: `(num_envs,)` integers of a discrete task, `(num_envs, action)` floats of a continuous one (values
+                outside the action space are treated as by the single environment).
 
         Returns:
-            observations `(num_envs, observation)` float32, rewards `(num_envs,)` float64, terminated and truncated
+            observations `(num_envs, observation)`, rewards `(num_envs,)` float64, terminated and truncated
             `(num_envs,)` bool, infos.
 
         Raises:
@@ -218,6 +204,84 @@ class BatchedVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
             "_final_info": done.copy(),
         }
 
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the single environment, and with it its renderer."""
+        self.single.close()
+
+    def _check_size(self, steps: Any) -> None:
+        """See that a saved state is of as many environments."""
+        if np.shape(steps) != (self.num_envs,):
+            raise ValueError(f"the state is of {np.size(steps)} environments, but there are {self.num_envs} here")
+
+
+class BatchedVectorEnv(AutoresetVectorEnv):
+    """What the batched tasks share beyond autoreset: seeding, rendering and the saved state.
+
+    One generator serves all environments; it is drawn from only when environments are reset, in the order of their
+    index.
+
+    Attributes:
+        state: `(state, num_envs)` array in the units of the single environment, None before the first reset.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012 - as Gymnasium declares it
+    single_env: ClassVar[type[gym.Env[Any, Any]]]  # it gives the spaces and draws the frames
+
+    def __init__(
+        self,
+        num_envs: int,
+        max_episode_steps: int | None,
+        render_mode: str | None,
+        autoreset_mode: AutoresetMode,
+        **kwargs: Any,
+    ) -> None:
+        """Set up `num_envs` environments; call `reset` before `step`.
+
+        Args:
+            num_envs: see `AutoresetVectorEnv`.
+            max_episode_steps: see `AutoresetVectorEnv`.
+            render_mode: None, or "rgb_array" for one `(height, width, 3)` uint8 frame per environment.
+            autoreset_mode: see `AutoresetVectorEnv`.
+            **kwargs: passed on to the single environment.
+
+        Raises:
+            ValueError: if `num_envs`, `render_mode` or `autoreset_mode` is not one of the above.
+        """
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"{type(self).__name__} renders as 'rgb_array' only, not as {render_mode!r}")
+        single: Any = self.single_env(render_mode=render_mode, **kwargs)  # type: ignore[call-arg]
+        super().__init__(single, num_envs, max_episode_steps, autoreset_mode)
+        self.metadata |= {"render_modes": type(self).metadata["render_modes"]}
+        self.render_mode = render_mode
+        self.state: NDArray[Any] | None = None
+
+    @abstractmethod
+    def _sample(self, count: int, options: dict[str, Any]) -> NDArray[Any]:
+        """Draw `count` initial states.
+
+        Args:
+            count: number of states.
+            options: bounds of the draw, as the single environment's `reset` takes them.
+
+        Returns:
+            `(state, count)` array.
+        """
+
+    def _observe(self) -> NDArray[Any]:
+        return self._state.T.astype(np.float32, order="C")
+
+    @property
+    def _state(self) -> NDArray[Any]:
+        if self.state is None:
+            raise ResetNeeded(f"{type(self).__name__} has no state yet: call reset() first")
+        return self.state
+
+    def _begin(self, mask: Bools | None, options: dict[str, Any]) -> None:
+        if mask is None:
+            self.state = self._sample(self.num_envs, options)
+        else:
+            self._state[:, mask] = self._sample(int(np.count_nonzero(mask)), options)
+
     def render(self) -> tuple[Any, ...] | None:
         """Draw every environment with the single environment's renderer.
 
@@ -232,10 +296,6 @@ class BatchedVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
     def _render_one(self, index: int) -> Any:
         self.single.state = self._state[:, index]
         return self.single.render()
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """Release the renderer."""
-        self.single.close()
 
     def get_state(self) -> dict[str, Any]:
         """Everything that decides what happens next: arrays, and the generator's state as a JSON-able dict."""
@@ -255,10 +315,7 @@ class BatchedVectorEnv(VectorEnv[NDArray[np.float32], NDArray[Any], NDArray[Any]
         Raises:
             ValueError: if it comes from another number of environments.
         """
-        if np.shape(state["steps"]) != (self.num_envs,):
-            raise ValueError(
-                f"the state is of {np.size(state['steps'])} environments, but there are {self.num_envs} here"
-            )
+        self._check_size(state["steps"])
         self.state = None if state["state"] is None else np.array(state["state"])
         self.steps = np.array(state["steps"], np.int32)
         self.prev_done = np.array(state["prev_done"], np.bool_)
@@ -285,11 +342,18 @@ class ContinuousActionsVectorEnv(BatchedVectorEnv):
     """A batched task whose action is one real number."""
 
     def _check_actions(self, actions: Any) -> Floats:
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs, 1) or actions.dtype.kind not in "fiu":
-            raise ValueError(
-                f"actions must be floats of shape ({self.num_envs}, 1), not {actions.dtype} of shape {actions.shape}"
-            )
-        if math.isnan(actions[actions.argmax(), 0]):  # a NaN counts as the maximum
-            raise ValueError("actions must be numbers, but some are NaN")
-        return actions
+        return check_floats(actions, (self.num_envs, 1))
+
+
+def check_floats(actions: Any, shape: tuple[int, ...]) -> Floats:
+    """Continuous actions as an array.
+
+    Raises:
+        ValueError: if they are of another shape, no numbers, or NaN.
+    """
+    actions = np.asarray(actions)
+    if actions.shape != shape or actions.dtype.kind not in "fiu":
+        raise ValueError(f"actions must be floats of shape {shape}, not {actions.dtype} of shape {actions.shape}")
+    if math.isnan(actions.item(actions.argmax())):  # a NaN counts as the maximum
+        raise ValueError("actions must be numbers, but some are NaN")
+    return actions

@@ -36,6 +36,7 @@ from rltool.envs.layers import Preparation, Wrapper, Wrappers, make_layered, pro
 from rltool.envs.parallel import ParallelVectorEnv
 from rltool.envs.registration import register_own_environments
 from rltool.envs.replay import Replay
+from rltool.envs.threads import usable_cores as _usable_cores
 from rltool.errors import UserError
 
 VECTORIZATIONS = ("auto", "vector", "sync", "async")
@@ -49,6 +50,16 @@ BATCHED = {
         "rltool.envs.classic_control:MountainCarContinuousVectorEnv"
     ),
     "gymnasium.envs.classic_control.pendulum:PendulumEnv": "rltool.envs.classic_control:PendulumVectorEnv",
+    "gymnasium.envs.mujoco.ant_v5:AntEnv": "rltool.envs.mujoco:ant",
+    "gymnasium.envs.mujoco.half_cheetah_v5:HalfCheetahEnv": "rltool.envs.mujoco:half_cheetah",
+    "gymnasium.envs.mujoco.hopper_v5:HopperEnv": "rltool.envs.mujoco:hopper",
+    "gymnasium.envs.mujoco.inverted_double_pendulum_v5:InvertedDoublePendulumEnv": (
+        "rltool.envs.mujoco:inverted_double_pendulum"
+    ),
+    "gymnasium.envs.mujoco.inverted_pendulum_v5:InvertedPendulumEnv": "rltool.envs.mujoco:inverted_pendulum",
+    "gymnasium.envs.mujoco.reacher_v5:ReacherEnv": "rltool.envs.mujoco:reacher",
+    "gymnasium.envs.mujoco.swimmer_v5:SwimmerEnv": "rltool.envs.mujoco:swimmer",
+    "gymnasium.envs.mujoco.walker2d_v5:Walker2dEnv": "rltool.envs.mujoco:walker2d",
 }
 
 # The batched jax forms in Gymnasium 1.4 undo the step of every environment while another one resets. That of Atari's
@@ -152,6 +163,8 @@ def make_vector_env(
         if batched is not None:
             if mode is not None and _takes(batched, ["autoreset_mode"]):
                 options["autoreset_mode"] = mode
+            if not infos and "infos" in inspect.signature(_load(batched)).parameters:
+                options["infos"] = False
             spec = dataclasses.replace(spec, vector_entry_point=batched)
             env = gym.make_vec(spec, num_envs, vectorization_mode="vector_entry_point", **options)
         elif vectorization == "vector":
@@ -373,6 +386,8 @@ def _batched_form(
     name: Any = spec.vector_entry_point or BATCHED.get(str(spec.entry_point))
     if name is None or spec.additional_wrappers or options.get("max_episode_steps") == -1:
         return None
+    if "disable_env_checker" in options:  # `gymnasium.make` takes it, environments do not.
+        return None
     if str(name).startswith(INCORRECT_VECTOR_FORMS):
         return None
     try:
@@ -404,10 +419,6 @@ def _processes(spec: EnvSpec, num_envs: int, layers: Wrappers, options: Mapping[
 
     best = min(range(2, most + 1), key=of_a_step)
     return best if of_a_step(best) < PROCESSES_MUST_TAKE_LESS_THAN * num_envs * seconds else 1
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_cores() -> int:

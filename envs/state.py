@@ -48,13 +48,16 @@ def set_env_state(env: VectorEnv[Any, Any, Any], state: dict[str, Any]) -> bool:
 
     Returns:
         Whether it goes on bit for bit from there. False if the episodes, played again, took another course, because
-        something random in them does not come from the environment's generator: then reset the environment.
+        something random in them does not come from the environment's generator, or if the state says only how to play
+        them again, as that of single environments, and these are batched: then reset the environment.
 
     Raises:
         ValueError: if the environment cannot be put into a state, or has another number of environments.
     """
     base: Any = env.unwrapped
     if hasattr(base, "get_state") and hasattr(base, "set_state"):
+        if any(name.startswith("episode.") for name in state):
+            return False
         base.set_state(state)
     elif type(base) is CartPoleVectorEnv:
         set_cartpole_state(base, state)

@@ -16,7 +16,7 @@ import rltool
 
 ROOT = Path(__file__).resolve().parents[1]
 # From the ground up; an import only ever points to a lower floor.
-FLOORS = ["networks", "training", "data", "envs", "supervised", "agents", "attacks", "cli"]
+FLOORS = ["networks", "training", "data", "envs", "supervised", "agents", "gan", "adaptation", "attacks", "cli"]
 
 
 def source_files() -> dict[str, Path]:

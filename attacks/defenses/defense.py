@@ -104,15 +104,7 @@ def defended(victim: Victim, defense: Defense, *, bpda: bool = False, eot: int =
         raise UserError(f"eot counts draws of the defense; it must be at least 1, not {eot}")
     if eot > 1 and (victim.probabilities or victim.tolerance is not None):
         raise UserError("draws are averaged for a victim with logits alone; leave eot at 1")
-    module = Defended(victim.module, defense, bpda=bpda, eot=eot if defense.random else 1)
-    return Victim(
-        module,
-        (victim.low, victim.high),
-        probabilities=victim.probabilities,
-        std=victim.std,
-        integers=victim.integers,
-        tolerance=victim.tolerance,
-    )
+    return victim.around(Defended(victim.module, defense, bpda=bpda, eot=eot if defense.random else 1))
 
 
 def make_defense(name: str, seed: int = 0, **options: Any) -> Defense:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rltool.attacks.apgd import APGD
-from rltool.attacks.attack import Attack, BoundedAttack
+from rltool.attacks.attack import Attack
 from rltool.attacks.defenses.defense import Defense
 from rltool.attacks.defenses.filters import BitDepth, Median
 from rltool.attacks.victim import Victim
@@ -174,9 +174,7 @@ class DetectionReport:
         return dict(vars(self))
 
 
-def detect_classifier(
-    classifier: Any, detector: Detector, attack: BoundedAttack, examples: int = 1_000
-) -> DetectionReport:
+def detect_classifier(classifier: Any, detector: Detector, attack: Attack, examples: int = 1_000) -> DetectionReport:
     """Measure a detector on test examples; its threshold is to be calibrated before.
 
     Args:
@@ -186,8 +184,10 @@ def detect_classifier(
         examples: How many of the test examples, the first ones.
 
     Raises:
-        UserError: The detector is not calibrated, or refuses all clean examples.
+        UserError: The detector is not calibrated, or refuses all clean examples; or the attack has no epsilon.
     """
+    if getattr(attack, "epsilon", None) is None:
+        raise UserError(f"{type(attack).__name__} has no epsilon, which an attack on the detector takes; name another")
     if not bool(detector.threshold.isfinite()):
         raise UserError("the detector has no threshold yet; call its calibrate(x) with clean inputs")
     space, part = classifier.model.input_space, classifier.dataset.test
@@ -200,7 +200,7 @@ def detect_classifier(
         x, y = x[kept], y[kept]
         if not len(x):
             raise UserError("no clean example is both read rightly and let through; train the classifier further")
-        static = attack(victim, x, y)
+        static = attack.fit(victim, *classifier.examples[0])(victim, x, y)
         fooled = static.success
         seen = detector.detects(static.x_adv)
         with torch.no_grad():
@@ -218,7 +218,7 @@ def detect_classifier(
 
 
 def adaptive_success(
-    victim: Victim, detector: Detector, attack: BoundedAttack, x: torch.Tensor, y: torch.Tensor, steps: int = 100
+    victim: Victim, detector: Detector, attack: Any, x: torch.Tensor, y: torch.Tensor, steps: int = 100
 ) -> torch.Tensor:
     """Whether an attack fools classifier and detector at once, `(B,)`: APGD to each of the likeliest other classes.
 
@@ -230,8 +230,8 @@ def adaptive_success(
         y: Labels `(B,)`.
         steps: For each class.
     """
-    both = Victim(Detected(victim.module, detector), (victim.low, victim.high))  # type: ignore[arg-type]
-    with torch.no_grad():
+    both = victim.around(Detected(victim.module, detector))  # type: ignore[arg-type]
+    with torch.no_grad(), victim.undisturbed():
         others = victim.logits(x).scatter(1, y[:, None], -torch.inf)
     targets = others.topk(min(TARGETS, others.shape[1] - 1), dim=1).indices.T
     through: Attack = APGD(

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from rltool.attacks.defenses.defense import Defense, number, require, whole
+from rltool.errors import UserError
 
 
 class Smoothing(Defense):
@@ -33,8 +34,7 @@ class Smoothing(Defense):
     kernel: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        channels = x.shape[1]
-        x = F.pad(x, (self.size // 2,) * 4, mode="reflect")
+        channels, x = x.shape[1], _mirrored(x, self.size)
         x = F.conv2d(x, self.kernel.expand(channels, 1, 1, -1), groups=channels)
         return F.conv2d(x, self.kernel[:, None].expand(channels, 1, -1, 1), groups=channels)
 
@@ -55,9 +55,19 @@ class Median(Defense):
         self.size = size
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        padded = F.pad(x, (self.size // 2,) * 4, mode="reflect")
-        windows = padded.unfold(2, self.size, 1).unfold(3, self.size, 1)
+        windows = _mirrored(x, self.size).unfold(2, self.size, 1).unfold(3, self.size, 1)
         return windows.flatten(4).median(-1).values
+
+
+def _mirrored(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Images with as much more around them as a window of that size needs.
+
+    Raises:
+        UserError: They are smaller than that.
+    """
+    if size // 2 >= min(x.shape[2:]):
+        raise UserError(f"size {size} is too large for images of {x.shape[2]} x {x.shape[3]} pixels")
+    return F.pad(x, (size // 2,) * 4, mode="reflect")
 
 
 class BitDepth(Defense):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import gymnasium as gym
 import numpy as np
@@ -16,6 +16,7 @@ from rltool.networks import build_backbone
 from rltool.networks.config import BackboneConfig
 from rltool.networks.decoder import build_decoder
 from rltool.training.optimizers import Adam
+from rltool.training.run import Run
 
 BATCH = 128
 
@@ -90,9 +91,10 @@ class Projection(Autoencoder):
         generator: Your own.
         noise: As for the autoencoder.
         steps: As for the autoencoder.
+        run: A GAN's run, whose generator is taken; it says itself how many numbers a code has.
 
     Raises:
-        UserError: An option is out of range.
+        UserError: An option is out of range, or the run has no such generator.
     """
 
     differentiable: ClassVar[bool] = False
@@ -106,7 +108,10 @@ class Projection(Autoencoder):
         generator: nn.Module | None = None,
         noise: float = 0.2,
         steps: int = 1_500,
+        run: str | None = None,
     ) -> None:
+        if run is not None:
+            generator, latent = _generator_of(str(run))
         super().__init__(noise, latent, steps)
         require(whole(descent, 1), "descent", "a whole number above 0", descent)
         require(whole(starts, 1), "starts", "a whole number above 0", starts)
@@ -117,6 +122,9 @@ class Projection(Autoencoder):
 
     def fit(self, x: torch.Tensor) -> Self:
         if self.decoder is not None:
+            made = tuple(self.decoder(self.codes.to(x)).shape[1:])
+            if made != tuple(x.shape[1:]):
+                raise UserError(f"the generator makes {made}, but the inputs here are {tuple(x.shape[1:])}")
             return self
         super().fit(x)
         assert self.encoder is not None
@@ -146,6 +154,19 @@ class Projection(Autoencoder):
 
     def approximation(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.encoder is None else self._restored(x)
+
+
+def _generator_of(run: str) -> tuple[nn.Module, int]:
+    """The generator of a GAN's run, as it makes samples, and how many numbers of noise it takes.
+
+    Raises:
+        UserError: It has none, or one that has to be told what to make.
+    """
+    learner = Run(run).agent
+    generator: Any = getattr(learner, "averaged", None)
+    if not hasattr(generator, "noise_size") or learner.usual_conditions(1) is not None:
+        raise UserError(f"{run} has no generator that makes samples of noise alone; take one of: rltool train wgan-gp")
+    return generator.requires_grad_(False).eval(), generator.noise_size
 
 
 def _distances(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rltool.attacks.apgd import APGD
-from rltool.attacks.attack import Attack, BoundedAttack
+from rltool.attacks.attack import Attack
 from rltool.attacks.defenses.defense import Defense, defended
 from rltool.attacks.gradient import PGD
 from rltool.attacks.victim import Victim
@@ -82,7 +82,7 @@ def defend_classifier(
     Args:
         classifier: A `ClassifierLearner`, as `rltool.load(run).agent` is for a classifier's run.
         defense: The defense; it learns from the training inputs first, if it has something to learn.
-        attack: The attack.
+        attack: The attack; what it can learn from the training examples, it learns first, each time.
         examples: How many of the test examples, the first ones.
         bpda: Let gradients go around a defense that has none.
         eot: Draws of a random defense that each gradient is the mean of.
@@ -96,17 +96,20 @@ def defend_classifier(
     part = classifier.dataset.test
     x, y = (torch.from_numpy(array[:examples]).to(classifier.device) for array in (part.x, part.y))
     start = time.perf_counter()
-    defense.to(classifier.device).fit(classifier.examples[0][0])
+    training = classifier.examples[0]
+    defense.to(classifier.device).fit(training[0])
     through = defended(victim, defense, bpda=bpda and not defense.differentiable, eot=eot)
     single = defended(victim, defense)
     with victim.undisturbed():
         clean = _hits(victim, x, y)
-        found = _attacked(attack, victim, x, y)
+        found = _attacked(attack.fit(victim, *training), victim, x, y)
         static = torch.minimum(_hits(victim, found, y), clean)
         behind = _rates(single, defense, x, y)
         static_behind = _rates(single, defense, found, y)
         # Found by some draws, reported from others: the smallest of several means is not a mean.
-        tried = [found, *(_attacked(each, through, x, y) for each in adaptive_attacks(attack, steps))]
+        tried = [found]
+        for each in adaptive_attacks(attack, steps):
+            tried.append(_attacked(each.fit(through, *training), through, x, y))
         rates = torch.stack([_rates(single, defense, each, y) for each in tried])
         worst = torch.stack(tried)[rates.argmin(0), torch.arange(len(x), device=x.device)]
         adaptive = _rates(single, defense, worst, y)
@@ -125,12 +128,13 @@ def defend_classifier(
 
 def adaptive_attacks(attack: Attack, steps: int) -> list[Attack]:
     """The attacks that a defense is judged by: the given one, and two that are strong where it may be weak."""
-    if not isinstance(attack, BoundedAttack):
+    epsilon = getattr(attack, "epsilon", None)
+    if epsilon is None:
         return [attack]
     ball: dict[str, Any] = {
         "norm": attack.norm,
-        "epsilon": attack.epsilon,
-        "unit": attack.unit,
+        "epsilon": epsilon,
+        "unit": getattr(attack, "unit", "raw"),
         "seed": attack.seed,
         "steps": steps,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +13,17 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from rltool.attacks.config import ATTACKS
-from rltool.cli.opening import AsJson, EnvArgs, EnvOption, RunOrZip, VecNormalize, open_agent, open_classifier
-from rltool.errors import UserError
+from rltool.cli.opening import (
+    AsJson,
+    EnvArgs,
+    EnvOption,
+    RunOrZip,
+    VecNormalize,
+    open_agent,
+    open_classifier,
+    print_json,
+)
+from rltool.errors import UserError, unknown
 
 DEFAULT = "pgd"
 
@@ -29,6 +38,14 @@ def attack(
     examples: Annotated[
         int, typer.Option("--examples", help="Test examples to attack, for classifiers.", min=1)
     ] = 1_000,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="CLASS",
+            help="Class that a classifier shall give instead; its own examples are left out.",
+        ),
+    ] = None,
     proxy: Annotated[
         list[str] | None,
         typer.Option("--proxy", metavar="RUN", help="A run that transfer attacks in the victim's stead; or several."),
@@ -57,26 +74,33 @@ def attack(
 
     options = {option: value for option, value in own.items() if value is not None}
     made: Any = make_attack(name, seed=seed, **options)  # First: a wrong option need not wait for the run.
-
     if proxy:
         made = with_proxies(made, proxy)
     classifier = open_classifier(run)
+    figures: dict[str, Any]
     if classifier is not None:
         from rltool.attacks.classifiers import attack_classifier, fit_attack
 
         if video:
             raise UserError("--video films agents; of a classifier, draw a --picture")
-        made = fit_attack(classifier, made)
+        if fraction != 1:
+            raise UserError("--fraction is of an agent's timesteps; leave it out for a classifier")
+        aim = None if target is None else _class_of(classifier, target)
+        made = fit_attack(classifier, made, aim)
         where = classifier.data
-        figures: dict[str, Any] = attack_classifier(classifier, made, examples).as_dict()
+        figures = {} if aim is None else {"target": classifier.dataset.classes[aim]}
+        figures |= attack_classifier(classifier, made, examples, aim).as_dict()
         figures |= _of_learning(made, run, name)
         if picture:
-            figures["examples_picture"] = str(_draw(classifier, made, Run(run).path / f"{name}-examples.png"))
+            path = Run(run).path / f"{name}-examples.png"
+            figures["examples_picture"] = str(_draw(classifier, made, path, aim))
     else:
         from rltool.attacks.policies import attack_agent
 
         if picture:
             raise UserError("--picture draws what a classifier is shown; of an agent, film a --video")
+        if target is not None:
+            raise UserError("--target is a classifier's; lure an agent by --attack targeted --target-action")
         made = suit_policies(made, options)
         agent, folder, where, env_kwargs = open_agent(run, env, env_arg or [], vecnormalize)
         made = made if made.suite() else made.prepare(agent, where, env_kwargs, seed)
@@ -89,15 +113,19 @@ def attack(
             file = folder / "videos" / f"attack-{name}-seed{seed}.mp4"
             film_attack(agent, where, filmed, file, seed, fraction=fraction, env_kwargs=env_kwargs)
             figures["video"] = str(file)
+    epsilon: Any = getattr(made, "epsilon", None)
     report = {
         "data": where,
         "attack": name,
         "norm": made.norm,
-        "epsilon": getattr(made, "epsilon", None),
+        "epsilon": epsilon.tolist() if hasattr(epsilon, "tolist") else epsilon,
         "unit": getattr(made, "unit", "raw"),
         **figures,
     }
-    print(json.dumps(report) if json_ else _sentences(report))
+    if json_:
+        print_json(report)
+    else:
+        print(_sentences(report))
 
 
 # What every attack takes; the options of one are added when the command line names it.
@@ -140,7 +168,6 @@ def build_command(name: str) -> Any:
     kind = entry.load()
     own = list(dataclass_parameters(kind, name, skip=frozenset({"seed", *getattr(kind, "learned", ())})))
     if hasattr(kind, "inner"):
-        own = [each for each in own if each.name != "norm"]
         inner = dataclass_parameters(kind.inner, name, skip=frozenset({"seed", *(each.name for each in own)}))
         own = [*inner, *own]
 
@@ -170,21 +197,33 @@ def with_proxies(made: Any, runs: list[str]) -> Any:
     Raises:
         UserError: It has no use for proxies, or a run cannot be one.
     """
-    from rltool.attacks.classifiers import victim_of
     from rltool.attacks.transfer import Transfer
-    from rltool.attacks.victim import Victim
-    from rltool.training.run import Run
 
     if not isinstance(made, Transfer):
         raise UserError("--proxy is for --attack transfer")
-    classifiers = [open_classifier(each) for each in runs]
-    return replace(
-        made,
-        proxies=tuple(
-            victim_of(each) if each is not None else Victim.from_agent(Run(run).agent)
-            for run, each in zip(runs, classifiers, strict=True)
-        ),
-    )
+    return replace(made, proxies=tuple(map(_proxy, runs)))
+
+
+def _proxy(run: str) -> Any:
+    from rltool.agents.loading import load_agent
+    from rltool.attacks.classifiers import victim_of
+    from rltool.attacks.victim import Victim
+    from rltool.training.run import Run
+
+    classifier = open_classifier(run)
+    if classifier is not None:
+        return victim_of(classifier)
+    return Victim.from_agent(load_agent(run) if Path(run).is_file() else Run(run).agent)
+
+
+def _class_of(classifier: Any, text: str) -> int:
+    """The class of that name, or of that number."""
+    names = classifier.dataset.classes
+    if text in names:
+        return int(names.index(text))
+    if text.isdecimal() and int(text) < len(names):
+        return int(text)
+    raise unknown("class", text, names)
 
 
 def _of_learning(made: Any, run: str, name: str) -> dict[str, Any]:
@@ -205,29 +244,34 @@ def _of_learning(made: Any, run: str, name: str) -> dict[str, Any]:
     return figures
 
 
-def _draw(classifier: Any, made: Any, path: Path) -> Path:
+def _draw(classifier: Any, made: Any, path: Path, target: int | None) -> Path:
     """Draw the first test examples that are read rightly, and what the attack makes of them."""
     import torch
 
-    from rltool.attacks.classifiers import victim_of
+    from rltool.attacks.classifiers import examples_of, victim_of
     from rltool.attacks.pictures import draw_examples
 
-    part = classifier.dataset.test
-    x, y = (torch.from_numpy(array).to(classifier.device) for array in (part.x, part.y))
+    x, y, targets = examples_of(classifier, "test", target)
     right = torch.nonzero(classifier.logits(x).argmax(1) == y)[:10, 0]
     victim = victim_of(classifier)
-    return draw_examples(victim, x[right], made(victim, x[right], y[right]), classifier.dataset.classes, path)
+    result = made(victim, x[right], y[right], None if targets is None else targets[right])
+    return draw_examples(victim, x[right], result, classifier.dataset.classes, path)
+
+
+UNITS = {"raw": "", "std": " standard deviations", "newton": " newtons", "share": " of the actions"}
 
 
 def _sentences(report: dict[str, Any]) -> str:
-    radius = "" if report["epsilon"] is None else f" within {report['epsilon']:g}"
-    unit = " standard deviations" if report["unit"] == "std" else ""
-    begin = f"{report['attack']} on {report['data']} ({report['norm']}{radius}{unit}): "
+    radii = report["epsilon"] if isinstance(report["epsilon"], list) else [report["epsilon"]]
+    radius = f" within {', '.join(f'{each:g}' for each in radii)}{UNITS[report['unit']]}" if radii != [None] else ""
+    begin = f"{report['attack']} on {report['data']} ({report['norm']}{radius}): "
     if "examples" in report:
         return begin + (
             f"accuracy {report['clean']:.2%} without, {report['attacked']:.2%} with it; {report['examples']} examples, "
-            f"median distance {report['median_distance']:.4g}, {report['queries']:.0f} queries each, "
+            + ("" if math.isnan(report["median_distance"]) else f"median distance {report['median_distance']:.4g}, ")
+            + f"{report['queries']:.0f} queries each, "
             f"{report['seconds']:.1f} s"
+            + (f"; {report['flip_rate']:.0%} of what was right became {report['target']}" if "target" in report else "")
             + (f"; {report['proxy_queries']} answers to learn from" if "proxy_queries" in report else "")
             + (f"; it is in {report['picture']}" if "picture" in report else "")
             + (f"; examples are in {report['examples_picture']}" if "examples_picture" in report else "")
@@ -235,7 +279,9 @@ def _sentences(report: dict[str, Any]) -> str:
     return begin + (
         f"return {report['clean']:.2f} without, {report['attacked']:.2f} ± {report['attacked_std']:.2f} with it, "
         f"{report['random']:.2f} at random; {report['normalized']:.0%} of the way is left. "
-        f"{report['flip_rate']:.0%} of the actions changed; {report['episodes']} episodes, {report['seconds']:.1f} s"
+        + ("" if report["flip_rate"] is None else f"{report['flip_rate']:.0%} of the actions changed; ")
+        + (f"{report['attacked_share']:.0%} of the timesteps attacked; " if report["attacked_share"] < 1 else "")
+        + f"{report['episodes']} episodes, {report['seconds']:.1f} s"
         + (f"; the strongest was {report['by']}" if "by" in report else "")
         + (f"; filmed in {report['video']}" if "video" in report else "")
     )

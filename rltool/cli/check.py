@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rltool.cli.opening import AsJson, EnvArgs, EnvOption, RunOrZip, VecNormalize, open_agent, open_classifier
+from rltool.cli.opening import (
+    AsJson,
+    EnvArgs,
+    EnvOption,
+    RunOrZip,
+    VecNormalize,
+    open_agent,
+    open_classifier,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from rltool.attacks.checks import Flag
@@ -58,7 +66,7 @@ def check(
         flags += examine_returns(AgentUnderTest(agent, where, episodes, seed, env_kwargs), range_of(victim, x), seed)
     raised = [flag.name for flag in flags if flag.raised]
     if json_:
-        print(json.dumps({"raised": raised, "flags": [vars(flag) for flag in flags]}))
+        print_json({"raised": raised, "flags": [vars(flag) for flag in flags]})
     else:
         _show(flags)
     if raised and strict:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from rltool.cli.completion import complete_run
-from rltool.cli.opening import AsJson, open_classifier
+from rltool.cli.opening import AsJson, open_classifier, print_json
 from rltool.errors import UserError
 
 
@@ -30,7 +29,10 @@ def defend(
     attack_name: Annotated[
         str, typer.Option("--attack", "-a", help="Which attack; see `rltool list attacks`.")
     ] = "pgd",
-    epsilon: Annotated[float, typer.Option("--epsilon", help="Radius of the ball of perturbations.")] = 0.1,
+    epsilon: Annotated[
+        float | None,
+        typer.Option("--epsilon", help="Radius of the ball of perturbations.", show_default="the attack's"),
+    ] = None,
     norm: Annotated[
         Literal["linf", "l2"] | None, typer.Option("--norm", help="Its norm.", show_default="the attack's")
     ] = None,
@@ -71,7 +73,7 @@ def defend(
     if certify is not None:
         _certify(_classifier(run), certify, draws, examples, seed, out, json_)
         return
-    given: dict[str, Any] = {"epsilon": epsilon} | ({} if norm is None else {"norm": norm})
+    given = {name: value for name, value in (("epsilon", epsilon), ("norm", norm)) if value is not None}
     attack = make_attack(attack_name, seed=seed, **given)
     if detect is not None:
         _detect(_classifier(run), detect, false_positives, attack, examples, json_)
@@ -84,14 +86,14 @@ def defend(
         "defense": name,
         "attack": attack_name,
         "norm": attack.norm,
-        "epsilon": epsilon,
+        "epsilon": getattr(attack, "epsilon", None),
         "bpda": bpda and not report.differentiable,
         "eot": eot if report.random else 1,
         **report.as_dict(),
         "meaning": report.meaning,
     }
     if json_:
-        print(json.dumps(figures))
+        print_json(figures)
     else:
         _print_table(figures)
 
@@ -114,7 +116,7 @@ def _certify(
     if out is not None:
         report.plot(out)
     if as_json:
-        print(json.dumps({"data": classifier.data, **report.as_dict()}))
+        print_json({"data": classifier.data, **report.as_dict()})
         return
     for radius, accuracy in zip(report.radii, report.certified_accuracy, strict=True):
         print(f"within {radius:.3f} (l2): {accuracy:.2%}")
@@ -130,7 +132,7 @@ def _detect(classifier: Any, name: str, false_positives: float, attack: Any, exa
 
     report = detect_classifier(classifier, make_detector(name, classifier, false_positives), attack, examples)
     if as_json:
-        print(json.dumps({"data": classifier.data, "detector": name, "epsilon": attack.epsilon, **report.as_dict()}))
+        print_json({"data": classifier.data, "detector": name, "epsilon": attack.epsilon, **report.as_dict()})
         return
     print(
         f"{name} on {classifier.data}: {report.false_positives:.2%} of the clean examples are refused; of what "
@@ -154,9 +156,10 @@ def _print_table(figures: dict[str, Any]) -> None:
     row = (figures[f"defended_{each}"] for each in ("clean", "static", "adaptive"))
     table.add_row(defense, *(f"{each:.2%}" for each in row))
     Console().print(table)
+    radius = "" if figures["epsilon"] is None else f" within {figures['epsilon']:g}"
     through = " by BPDA" if figures["bpda"] else ""
     through += f" over {figures['eot']} draws" if figures["eot"] > 1 else ""
     print(
-        f"{attack}, {figures['norm']} within {figures['epsilon']:g}; gradients through the defense{through}; "
+        f"{attack}, {figures['norm']}{radius}; gradients through the defense{through}; "
         f"{figures['seconds']:.1f} s\n{figures['meaning']}"
     )

@@ -78,10 +78,20 @@ def defenses() -> None:
 
 @app.command("datasets")
 def datasets() -> None:
-    """Data sets that classifiers are trained on; a file `.npz`, or a folder of images, is one, too."""
-    from rltool.data.datasets import DATASETS
+    """Data sets that classifiers and generators are trained on; a file `.npz`, or a folder of images, is one, too."""
+    from rltool.data.datasets import DATASETS, SOURCES
 
-    _table("data sets", ["data set", "what it is"], [[name, text] for name, text in DATASETS.items()])
+    made = {name: text for name, _, text in (entry.summary.partition(", ") for entry in SOURCES)}  # As frames:RUN.
+    rows = [[name, text] for name, text in {**DATASETS, **made}.items()]
+    _table("data sets", ["data set", "what it is"], rows)
+
+
+@app.command("shifts")
+def shifts() -> None:
+    """Shifts that may follow a data set, as digits~inverted."""
+    from rltool.data.shifts import SHIFTS
+
+    _table("shifts", ["shift", "what it does"], [[f"~{name}", each.summary] for name, each in SHIFTS.items()])
 
 
 @app.command("extensions")

@@ -25,6 +25,7 @@ from rltool.cli import (
     reproduce,
     resume,
     robustness,
+    sample,
     train,
 )
 from rltool.errors import TrainingError, UserError, unknown
@@ -37,6 +38,7 @@ VERBS = [
     "record",
     "demos",
     "eval",
+    "sample",
     "attack",
     "defend",
     "robustness",
@@ -69,6 +71,7 @@ app.command("record")(record.record)
 app.command("demos")(demos.demos)
 app.command("resume")(resume.resume)
 app.command("eval")(evaluate.evaluate)
+app.command("sample")(sample.sample)
 app.command("attack", cls=attack.AttackCommand)(attack.attack)
 app.command("defend")(defend.defend)
 app.command("robustness")(robustness.robustness)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,6 +55,7 @@ def open_agent(
     from rltool.agents.loading import load_agent
     from rltool.cli.options import parse_assignments
     from rltool.errors import UserError
+    from rltool.training.methods import METHODS
     from rltool.training.run import Run
 
     if Path(run).is_file():
@@ -65,11 +68,24 @@ def open_agent(
             raise UserError(f"{run} does not say which environment it plays in; add --env, as --env CartPole-v1")
     else:
         opened = Run(run)
+        if METHODS[opened.method].load().evaluation_metric != "mean_return":
+            raise UserError(f"{run} is a run of {opened.method}, which plays in no environment; take an agent's")
         agent, folder = opened.agent, opened.path
         env_id, env_kwargs = env or opened.data, opened.options.env_kwargs
     env_kwargs = (evaluation.for_evaluation(env_kwargs) if env is None else {}) | parse_assignments(env_arg)
     evaluation.check_spaces(agent, env_id, env_kwargs)
     return agent, folder, env_id, env_kwargs
+
+
+def open_generator(run: str) -> Any | None:
+    """The GAN of a run; None where a run, or a file, is of something else."""
+    from rltool.training.methods import METHODS
+    from rltool.training.run import Run
+
+    if Path(run).is_file():
+        return None
+    learner = METHODS[Run(run).method].load().learner_class()
+    return Run(run).agent if hasattr(learner, "sample") else None
 
 
 def open_classifier(run: str) -> Any | None:
@@ -82,3 +98,30 @@ def open_classifier(run: str) -> Any | None:
     opened = Run(run)
     method = METHODS[opened.method].load()
     return opened.agent if method.evaluation_metric == "accuracy" else None
+
+
+def open_adapted(run: str) -> Any | None:
+    """The classifier of a run that adapted one; None where a run, or a file, is of something else."""
+    from rltool.training.methods import METHODS
+    from rltool.training.run import Run
+
+    if Path(run).is_file():
+        return None
+    opened = Run(run)
+    return opened.agent if METHODS[opened.method].load().evaluation_metric == "target_accuracy" else None
+
+
+def print_json(report: Any) -> None:
+    """Print one JSON object; what is no number there, as nan, is null."""
+    print(json.dumps(_with_null(report)))
+
+
+def _with_null(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _with_null(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_with_null(each) for each in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value

@@ -44,7 +44,8 @@ def option_parameters(
 
 
 def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
-    kind = _command_line_type(field.annotation)
+    numbers = _takes_numbers(field.annotation)
+    kind = Any if numbers else _command_line_type(field.annotation)
     flag = f"--{name.replace('_', '-')}"
     flags = [f"{flag}/--no-{name.replace('_', '-')}"] if kind is bool else [flag]
     if name in SHORT_FLAGS:
@@ -54,7 +55,10 @@ def _parameter(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     metavar = listed if get_origin(field.annotation) is tuple else "CHOICE" if is_choice else None
     values = _values(field.default, kind) + (f"; --no-{flag[2:]}" if kind is bool else "")
     text = f"{escape(field.description or '')} [dim]{escape(f'[{values}]')}[/]"
-    option = typer.Option(*flags, help=text, show_default=False, rich_help_panel=panel, metavar=metavar)
+    if numbers:
+        metavar = "N or N,N,..."
+    parser = parse_numbers if numbers else None
+    option = typer.Option(*flags, help=text, show_default=False, rich_help_panel=panel, metavar=metavar, parser=parser)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
@@ -71,7 +75,7 @@ def dataclass_parameters(
     norms = getattr(kind, "norms", None)
     for field in dataclasses.fields(kind):
         annotation: Any = Literal[norms] if field.name == "norm" and norms else hints[field.name]
-        if field.name not in skip and _is_simple(annotation):
+        if field.init and field.name not in skip and _is_simple(annotation):
             default = None if field.default is dataclasses.MISSING else field.default
             described = FieldInfo(annotation=annotation, default=default, description=texts.get(field.name, ""))
             yield _parameter(field.name, described, panel)
@@ -87,7 +91,23 @@ def documented_attributes(kind: type[Any]) -> dict[str, str]:
     return texts
 
 
+def parse_numbers(text: str) -> float | tuple[float, ...]:
+    """A number, or several with commas."""
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is neither a number nor several with commas, as 0.1,0.2") from None
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def _takes_numbers(annotation: Any) -> bool:
+    """Whether a field is a number or several, as `float | tuple[float, ...]`."""
+    return any(get_origin(kind) is tuple and get_args(kind)[0] is float for kind in get_args(annotation))
+
+
 def _is_simple(annotation: Any) -> bool:
+    if _takes_numbers(annotation):
+        return True
     if get_origin(annotation) in (Union, types.UnionType):
         return _is_simple(next(a for a in get_args(annotation) if a is not type(None)))
     return get_origin(annotation) is Literal or annotation in (bool, int, float, str)

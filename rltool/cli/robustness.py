@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from rltool.attacks.config import ATTACKS
 from rltool.cli.completion import complete_run
-from rltool.cli.opening import AsJson, EnvArgs, EnvOption, VecNormalize, open_agent, open_classifier
+from rltool.cli.opening import AsJson, EnvArgs, EnvOption, VecNormalize, open_agent, open_classifier, print_json
 from rltool.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rltool.attacks.robustness import Cell, Robustness
 
 AGENT_ATTACKS, CLASSIFIER_ATTACKS = "random,pgd,mad,sarsa", "random,fgsm,pgd,apgd,square"
+FRONTIER_ATTACKS = "mad,timed,critical"  # The first at random timesteps, the others at chosen ones.
+UNITS = {"raw": "", "std": ", standard deviations"}
 
 
 def robustness(
@@ -38,14 +40,23 @@ def robustness(
             "--attacks",
             "-a",
             help="Which, as pgd,mad; see [bold]rltool list attacks[/].",
-            show_default=f"{AGENT_ATTACKS} for agents, {CLASSIFIER_ATTACKS} for classifiers",
+            show_default=f"{AGENT_ATTACKS} for agents, {CLASSIFIER_ATTACKS} for classifiers; {FRONTIER_ATTACKS} "
+            "with --shares",
         ),
     ] = None,
     epsilons: Annotated[str, typer.Option("--epsilons", help="Radii of the ball.")] = "0.025,0.05,0.1,0.2",
+    shares: Annotated[
+        str | None,
+        typer.Option(
+            "--shares",
+            help="Of an agent, at a single epsilon: the score against the share of the timesteps that are attacked, as "
+            "0.05,0.1,0.25,0.5,1. timed and critical choose them, other attacks take them at random.",
+        ),
+    ] = None,
     norm: Annotated[Literal["linf", "l2", "l1"], typer.Option("--norm", help="Its norm.")] = "linf",
     unit: Annotated[
-        Literal["raw", "std"],
-        typer.Option("--unit", help="Unit of epsilon: the input's own, or standard deviations that the agent saw."),
+        str,
+        typer.Option("--unit", help="Unit of epsilon: raw, std (of what agents saw), or one for each feature."),
     ] = "raw",
     episodes: Annotated[int, typer.Option("--episodes", "-e", help="Episodes of each measurement.", min=1)] = 50,
     examples: Annotated[int, typer.Option("--examples", help="Test examples of each, for classifiers.", min=1)] = 1_000,
@@ -59,7 +70,7 @@ def robustness(
             "--out",
             "-o",
             help="The picture: .png, .svg or .pdf; a .csv goes beside it.",
-            show_default="robustness.png, in the run's folder if it is one",
+            show_default="robustness.png (frontier.png with --shares), in the run's folder if it is one",
         ),
     ] = None,
     json_: AsJson = False,
@@ -69,38 +80,55 @@ def robustness(
     What has been measured is kept beside each run in robustness.json: a command that was cut off goes on where it was.
     """
     from rltool.attacks.making import make_attack, make_policy_attack
-    from rltool.attacks.robustness import AgentUnderTest, Cells, ClassifierUnderTest, measure_robustness
-    from rltool.attacks.robustness_plot import draw_robustness, table_of, write_csv
+    from rltool.attacks.robustness import (
+        AgentOverShares,
+        AgentUnderTest,
+        Cells,
+        ClassifierUnderTest,
+        measure_robustness,
+    )
+    from rltool.attacks.robustness_plot import NAMES, draw_robustness, table_of, write_csv
 
     if out is not None and out.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--out ends in .png, .svg or .pdf; not '{out}'")
-    radii = _numbers(epsilons)
-    options = {"norm": norm, "seed": seed} | ({"unit": unit} if unit != "raw" else {})
+    axis, file, levels = "epsilon", "robustness", _numbers("--epsilons", epsilons)
+    options: dict[str, Any] = {"norm": norm, "seed": seed} | ({"unit": unit} if unit != "raw" else {})
+    if shares is not None:
+        if len(levels) > 1:
+            raise UserError("--shares asks what many timesteps do at a single epsilon; give one, as --epsilons 0.1")
+        options["epsilon"] = levels[0]
+        axis, file, levels = "share", "frontier", _numbers("--shares", shares)
     results = []
     for name in runs:
         classifier = open_classifier(name)
         subject: AgentUnderTest | ClassifierUnderTest
         if classifier is not None:
+            if shares is not None:
+                raise UserError("--shares is of an agent's timesteps; leave it out for a classifier")
             subject = ClassifierUnderTest(classifier, examples)
             folder, names = _folder(name), attacks or CLASSIFIER_ATTACKS
             key: dict[str, Any] = {"examples": examples}
             make = make_attack
         else:
             agent, folder, where, env_kwargs = open_agent(name, env, env_arg or [], vecnormalize)
-            subject = AgentUnderTest(agent, where, episodes, seed, env_kwargs)
-            names = attacks or AGENT_ATTACKS
+            kind = AgentUnderTest if shares is None else AgentOverShares
+            subject = kind(agent, where, episodes, seed, env_kwargs)
+            names = attacks or (AGENT_ATTACKS if shares is None else FRONTIER_ATTACKS)
             key = {"env": where, "env_kwargs": env_kwargs, "episodes": episodes}
             make = make_policy_attack
         key |= {**options, "unit": unit, "weights": _digest(name, folder)}
-        stored = Path(f"{name}.robustness.json") if Path(name).is_file() else folder / "robustness.json"
-        made = {each.strip(): partial(_made, make, each.strip(), options) for each in names.split(",")}
+        stored = Path(f"{name}.{file}.json") if Path(name).is_file() else folder / f"{file}.json"
+        made = {each.strip(): partial(_made, make, each.strip(), options, axis) for each in names.split(",")}
         shown = None if json_ else partial(_progress, name)
-        results.append(measure_robustness(subject, made, radii, folder.name or name, Cells(stored, key), shown))
-    picture = out or (_folder(runs[0]) if len(runs) == 1 else Path()) / "robustness.png"
-    draw_robustness(results, picture, f"epsilon ({norm}{', standard deviations' if unit == 'std' else ''})")
+        cells = Cells(stored, key)
+        results.append(measure_robustness(subject, made, levels, folder.name or name, cells, shown, axis))
+    picture = out or (_folder(runs[0]) if len(runs) == 1 else Path()) / f"{file}.png"
+    ball = f"{norm}{UNITS.get(unit, f', in {unit}')}"
+    xlabel = f"epsilon ({ball})" if shares is None else f"{NAMES[axis]}, epsilon {options['epsilon']:g} ({ball})"
+    draw_robustness(results, picture, xlabel)
     table = write_csv(results, picture.with_suffix(".csv"))
     if json_:
-        print(json.dumps({"runs": [_report(result) for result in results], "picture": str(picture), "csv": str(table)}))
+        print_json({"runs": [_report(result) for result in results], "picture": str(picture), "csv": str(table)})
         return
     from rich.console import Console
 
@@ -109,15 +137,22 @@ def robustness(
     print(f"{picture}\n{table}")
 
 
-def _made(make: Callable[..., Attack], name: str, options: Mapping[str, Any], epsilon: float) -> Attack:
-    return make(name, epsilon=epsilon, **options)
+def _made(make: Callable[..., Attack], name: str, options: Mapping[str, Any], axis: str, level: float) -> Attack:
+    kind = ATTACKS[name].load()
+    if not hasattr(kind, "epsilon"):
+        raise UserError(
+            f"{name} has no epsilon, which a curve is drawn over; rltool attack --attack {name} measures it"
+        )
+    if axis == "epsilon":
+        return make(name, epsilon=level, **options)
+    return make(name, **options, **({"budget": level} if hasattr(kind, "budget") else {}))
 
 
-def _numbers(text: str) -> list[float]:
+def _numbers(flag: str, text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"--epsilons takes numbers, as 0.05,0.1; not '{text}'") from None
+        raise UserError(f"{flag} takes numbers, as 0.05,0.1; not '{text}'") from None
 
 
 def _folder(run: str) -> Path:
@@ -133,7 +168,7 @@ def _digest(run: str, folder: Path) -> str:
 
 
 def _progress(run: str, cell: Cell) -> None:
-    print(f"  {run}: {cell.attack} at {cell.epsilon:g} leaves {cell.score:.4g} ({cell.seconds:.1f} s)", file=sys.stderr)
+    print(f"  {run}: {cell.attack} at {cell.level:g} leaves {cell.score:.4g} ({cell.seconds:.1f} s)", file=sys.stderr)
 
 
 def _report(result: Robustness) -> dict[str, Any]:
@@ -143,6 +178,6 @@ def _report(result: Robustness) -> dict[str, Any]:
         "clean": result.clean.score,
         "chance": result.chance,
         "area": result.area,
-        "envelope": [{"epsilon": cell.epsilon, "score": cell.score} for cell in result.envelope],
+        "envelope": [{result.axis: cell.level, "score": cell.score} for cell in result.envelope],
         "cells": list(result.rows()),
     }

@@ -55,7 +55,11 @@ def build_command(name: str) -> Any:
     entry = METHODS[name]
     method: Method = entry.load()
 
+    domains = method.data == "SOURCE:TARGET"
+
     def command(**values: Any) -> None:
+        if domains:
+            values["data"] = _pair(values["data"], values["source"], values["target"])
         options = given_options(method.run, values) | given_options(method.config, values)
         if values["env_arg"]:
             options["env_kwargs"] = parse_assignments(values["env_arg"])
@@ -76,7 +80,9 @@ def build_command(name: str) -> Any:
                 str,
                 typer.Argument(metavar=method.data, help="What to train on.", autocompletion=complete_environment),
             ],
+            **({"default": ""} if domains else {}),
         ),
+        *(_domain_parameters() if domains else []),
         *of_method,
         *option_parameters(method.run, "Run", skip=frozenset({"env_kwargs"})),
         _parameter(
@@ -100,6 +106,18 @@ def _parameter(name: str, kind: Any, flag: str, text: str, panel: str, default: 
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
+def _domain_parameters() -> list[inspect.Parameter]:
+    sides = {"source": "Data set to learn labels from, instead of SOURCE:TARGET.", "target": "What goes with --source."}
+    return [_parameter(side, str | None, f"--{side}", text, "Run", None) for side, text in sides.items()]
+
+
+def _pair(data: str, source: str | None, target: str | None) -> str:
+    """`source:target`, however a user gave it."""
+    if bool(data) == bool(source or target) or bool(source) != bool(target):
+        raise UserError("give the two domains either as SOURCE:TARGET or by both --source and --target")
+    return data or f"{source}:{target}"
+
+
 def _train_one(name: str, data: str, options: dict[str, Any], as_json: bool, quiet: bool) -> None:
     from rltool.training.options import resolve_options
 
@@ -119,18 +137,41 @@ def _train_one(name: str, data: str, options: dict[str, Any], as_json: bool, qui
 
 def report(run: Any) -> None:
     """Say how a run ended, and what can be done with it."""
+    from rltool.adaptation.verdict import verdict as adapted
     from rltool.agents.controls import verdict
+    from rltool.gan.sequence.controls import verdict as verdict_on_sequences
 
     summary = run.summary
+    said = [
+        *verdict(summary),
+        *verdict_on_sequences(summary),
+        *adapted(summary),
+        *disagreement(summary),
+        *continued(summary),
+    ]
     result = summary.get("mean_return")
     print(
         f"{summary['total_timesteps']:,} timesteps in {summary['seconds']:.1f} s "
         f"({summary['timesteps_per_second']:,.0f} timesteps/s)"
         + (f", best return {result:.1f}" if result is not None else "")
         + (f", test accuracy {summary['test_accuracy']:.2%}" if "test_accuracy" in summary else "")
-        + "".join(f"\n{sentence}" for sentence in [*verdict(summary), *disagreement(summary), *continued(summary)])
+        + generated(summary)
+        + "".join(f"\n{sentence}" for sentence in said)
         + _next_steps(run)
     )
+
+
+def generated(summary: dict[str, Any]) -> str:
+    """What a summary says of the samples of the best weights."""
+    from rltool.training.progress import figure
+
+    names = {"modes": "modes", "high_quality": "high quality", "fid": "FID"}
+    found = [
+        f"{text} {figure(name, summary[f'best_{name}'])}" for name, text in names.items() if f"best_{name}" in summary
+    ]
+    if "class_kept" in summary:  # By translations.
+        found.append(f"class kept {figure('class_kept', summary['class_kept'])}")
+    return "".join(f", {each}" for each in found)
 
 
 def _next_steps(run: Any) -> str:
@@ -138,7 +179,8 @@ def _next_steps(run: Any) -> str:
 
     command = f"rltool eval {shown(run.path)}"
     if METHODS[run.method].load().evaluation_metric != "mean_return":
-        return f"\ntest it:   {command}"
+        samples = f"\nsamples:   {shown(run.path)}/samples.png" if (run.path / "samples.png").exists() else ""
+        return f"\ntest it:   {command}{samples}"
     return f"\nwatch it:  {command} --render human\nfilm it:   {command} --video"
 
 

@@ -30,13 +30,37 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Modes:
+    """A mixture of equal round Gaussians.
+
+    Attributes:
+        centers: Their means `(k, d)`.
+        std: Their standard deviation, the same along each axis.
+    """
+
+    centers: np.ndarray
+    std: float
+
+
+@dataclass(frozen=True)
 class Dataset:
-    """What is learned from, what is measured on, and what the labels mean."""
+    """What is learned from, what is measured on, and what the labels mean.
+
+    Attributes:
+        name: What it is called.
+        train: Examples to learn from.
+        test: Examples to measure on.
+        classes: What the labels mean; empty where there are none, and every `y` is 0.
+        modes: The mixture that points were drawn from, where that is known.
+        channels: The data set that every channel of these images was drawn from, where they are stacked.
+    """
 
     name: str
     train: Part
     test: Part
     classes: tuple[str, ...]
+    modes: Modes | None = None
+    channels: Dataset | None = None
 
 
 def split(y: np.ndarray, share: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -19,11 +19,15 @@ COLOR = {"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 MOST_BYTES = 4 * 2**30
 
 
-def load_images(folder: Path) -> Dataset:
+def load_images(folder: Path, labeled: bool = True) -> Dataset:
     """Read images, each in the folder of its class: `CLASS/*.png`, or `train/CLASS/*.png` and `test/CLASS/*.png`.
 
     Labels are the folders' names in alphabetical order. Images are resized to the size of the first one. They are gray
     where all of them are; transparency is left out. Folders that begin with a dot, and other files, are passed over.
+
+    Args:
+        folder: Where they are.
+        labeled: Whether classes are needed; if not, images may lie in the folder itself, or in its `train` and `test`.
 
     Raises:
         UserError: There are no two classes, one has no images, an image cannot be read, or they are too many.
@@ -31,9 +35,12 @@ def load_images(folder: Path) -> Dataset:
     parts = [folder / name for name in ("train", "test") if (folder / name).is_dir()]
     if folder / "train" not in parts:
         parts = [folder]
-    listed = [_list_classes(part) for part in parts]
+    flat = not labeled and all(_list_images(part) for part in parts)
+    listed = [{"": _list_images(part)} if flat else _list_classes(part) for part in parts]
     classes = tuple(listed[0])
-    if len(classes) < 2:
+    if not labeled and not classes:
+        raise UserError(f"{parts[0]} has no images ({', '.join(SUFFIXES)}); add some, or name another folder")
+    if labeled and len(classes) < 2:
         raise UserError(f"{parts[0]} has {len(classes)} folders of images; a classifier needs two, one for each class")
     for name in listed[-1]:
         if name not in classes:
@@ -52,7 +59,7 @@ def load_images(folder: Path) -> Dataset:
         np.repeat(np.array([classes.index(name) for name in each]), list(map(len, each.values()))) for each in listed
     ]
     read = [Part(_pixels(each, mode), y.astype(np.int64)) for each, y in zip(images, labels, strict=True)]
-    name = folder.resolve().name
+    name, classes = folder.resolve().name, tuple(filter(None, classes))
     return Dataset(name, read[0], read[1], classes) if len(read) == 2 else split_dataset(name, read[0], classes)
 
 
@@ -65,10 +72,15 @@ def _list_classes(folder: Path) -> dict[str, list[Path]]:
     found = {}
     for each in sorted(folder.iterdir()):
         if each.is_dir() and not each.name.startswith("."):
-            found[each.name] = sorted(file for file in each.iterdir() if file.suffix.lower() in SUFFIXES)
+            found[each.name] = _list_images(each)
             if not found[each.name]:
                 raise UserError(f"{each} has no images ({', '.join(SUFFIXES)}); add some, or remove the folder")
     return found
+
+
+def _list_images(folder: Path) -> list[Path]:
+    """Images that lie in a folder itself."""
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
 
 
 def _read(file: Path, size: tuple[int, int] | None = None) -> Image:

@@ -11,8 +11,12 @@ from rltool.data.examples import Dataset, Part, split_dataset
 from rltool.errors import UserError
 
 
-def load_npz(path: Path) -> Dataset:
+def load_npz(path: Path, labeled: bool = True) -> Dataset:
     """Read a file `.npz` with `x_train y_train x_test y_test` or `x y`; bytes are divided by 255.
+
+    Args:
+        path: The file.
+        labeled: Whether labels are needed; if not, `x`, or `x_train` and `x_test`, will do.
 
     Raises:
         UserError: The file is missing, or will not do.
@@ -26,20 +30,20 @@ def load_npz(path: Path) -> Dataset:
         raise UserError(f"{path} holds objects, which are never read; save plain arrays of numbers") from None
     except (OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read as .npz ({error})") from None
-    if {"x_train", "y_train", "x_test", "y_test"} <= arrays.keys():
-        parts = [_part(path, arrays, f"x_{part}", f"y_{part}") for part in ("train", "test")]
-    elif {"x_train", "y_train"} <= arrays.keys():
-        parts = [_part(path, arrays, "x_train", "y_train")]
-    elif {"x", "y"} <= arrays.keys():
-        parts = [_part(path, arrays, "x", "y")]
-    else:
-        raise UserError(f"{path} has {', '.join(arrays) or 'nothing'}; it needs x_train y_train x_test y_test, or x y")
+    known = [(f"x{part}", f"y{part}") for part in ("_train", "_test", "")]
+    has_labels = any({x, y} <= arrays.keys() for x, y in known)
+    names = [(x, y) for x, y in known if ({x, y} if labeled or has_labels else {x}) <= arrays.keys()]
+    if not names or names[0][0] == "x_test":
+        wanted = "x_train y_train x_test y_test, or x y" if labeled else "x_train x_test, or x"
+        raise UserError(f"{path} has {', '.join(arrays) or 'nothing'}; it needs {wanted}")
+    names = [each for each in names if each[0] != "x"] or names
+    parts = [_part(path, arrays, x, y) for x, y in names]
     count = int(max(part.y.max() for part in parts)) + 1
-    if len(np.unique(parts[0].y)) < 2:
+    if labeled and len(np.unique(parts[0].y)) < 2:
         raise UserError(f"{path} has a single class; a classifier needs two")
     if len(np.unique(parts[0].y)) < count:
         raise UserError(f"{path} has labels up to {count - 1}, but not all classes from 0 on are there to learn from")
-    classes = tuple(map(str, range(count)))
+    classes = tuple(map(str, range(count))) if has_labels else ()
     if len(parts) == 1:
         return split_dataset(path.stem, parts[0], classes)
     if parts[0].x.shape[1:] != parts[1].x.shape[1:]:
@@ -48,7 +52,8 @@ def load_npz(path: Path) -> Dataset:
 
 
 def _part(path: Path, arrays: dict[str, np.ndarray], x_name: str, y_name: str) -> Part:
-    x, y = arrays[x_name], arrays[y_name]
+    x = arrays[x_name]
+    y = arrays[y_name] if y_name in arrays else np.zeros(len(x), dtype=np.int64)
     if y.dtype.kind not in "iu" or y.ndim != 1:
         raise UserError(f"{path}: {y_name} holds no whole numbers, one for each example")
     if len(x) != len(y) or not len(y):

@@ -34,6 +34,12 @@ class ClassifierConfig(BackboneConfig):
     mixup: NonNegativeFloat = Field(
         0.0, description="Blend pairs of examples and their labels, by shares from Beta(a, a) with this a; 0: never."
     )
+    augment_with: str | None = Field(
+        None, description="GAN run whose samples are learned from, too; they have the classes that it was asked for."
+    )
+    augment_share: float = Field(
+        0.5, gt=0, lt=1, description="Share of these samples among what is learned from (--augment-with)."
+    )
     validation_fraction: float = Field(
         0.1, gt=0, lt=1, description="Share of the training examples that chooses the best weights instead."
     )
@@ -47,6 +53,12 @@ class ClassifierConfig(BackboneConfig):
     fold: NonNegativeInt | None = Field(
         None, description="The part, from 0, that is held out; without it all are, one after the other."
     )
+
+    @model_validator(mode="after")
+    def _share_is_of_something(self) -> Self:
+        if self.augment_with is None and self.augment_share != type(self).model_fields["augment_share"].default:
+            raise ValueError("augment-share does nothing without --augment-with")
+        return self
 
     @model_validator(mode="after")
     def _folds_fit(self) -> Self:

@@ -19,6 +19,7 @@ from rltool.networks.backbone import copy_weights, evaluating
 from rltool.supervised.augmentation import AUGMENTATIONS, mixup
 from rltool.supervised.classifier import Classifier
 from rltool.supervised.config import ClassifierConfig
+from rltool.supervised.generated import generated_examples
 from rltool.training.checkpoint import State, load_state, save_state
 from rltool.training.device import find_device
 from rltool.training.optimizers import OPTIMIZERS
@@ -101,7 +102,12 @@ class ClassifierLearner:
         if not len(learned) or not len(held_out):
             option = "--folds" if config.folds else "--validation-fraction"
             raise UserError(f"{self.data} is too small to hold out {option} of it; give it another value")
-        return self._tensors(train.select(learned)), self._tensors(train.select(held_out))
+        learn = train.select(learned)
+        if config.augment_with is not None:
+            count = round(len(learned) * config.augment_share / (1 - config.augment_share))
+            made = generated_examples(config.augment_with, self.dataset, count, self.seed)
+            learn = Part(np.concatenate([learn.x, made.x]), np.concatenate([learn.y, made.y]))
+        return self._tensors(learn), self._tensors(train.select(held_out))
 
     def _tensors(self, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.from_numpy(part.x).to(self.device), torch.from_numpy(part.y).to(self.device)
@@ -142,6 +148,11 @@ class ClassifierLearner:
         for name in self.config.augment:
             x = AUGMENTATIONS[name](x)
         return x
+
+    def minibatch(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Some of the examples that are learned from, changed at random, and their labels."""
+        x, y = self.examples[0]
+        return self.augment(x[rows]), y[rows]
 
     def train_step(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, Any]:
         """One step of the optimizer on a minibatch; returns its figures.
@@ -186,18 +197,18 @@ class ClassifierLearner:
         if not resume:
             self.timesteps, self.converged = 0, False
         self.total_timesteps = total_timesteps
-        x, y = self.examples[0]
+        count = len(self.examples[0][1])
         with torch.random.fork_rng(devices=[]):  # Dropout draws from the learner's own random numbers.
             torch.set_rng_state(self.torch_rng)
             self.learning = True
             try:
                 while self.timesteps < total_timesteps and not self.converged:
                     if not len(self.pending):
-                        self.pending = self.rng.permutation(len(y))
+                        self.pending = self.rng.permutation(count)
                     size = min(self.config.batch_size, total_timesteps - self.timesteps)
                     rows, self.pending = self.pending[:size], self.pending[size:]
                     self.optimizer.freeze([self.model.backbone] if self.timesteps < self.frozen_until else [])
-                    figures = self.train_step(self.augment(x[rows]), y[rows])
+                    figures = self.train_step(*self.minibatch(rows))
                     self.timesteps += len(rows)
                     self.updates += 1
                     answers = [each(self, figures) for each in callbacks]
@@ -214,10 +225,16 @@ class ClassifierLearner:
 
     # Evaluating
 
+    @property
+    def answering(self) -> Any:
+        """The classifier that is evaluated and saved."""
+        return self.model
+
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Logits `(n, classes)` of inputs `(n, ...)`, without gradients, in evaluation mode."""
-        with torch.no_grad(), evaluating(self.model):
-            return torch.cat([self.model(part) for part in x.split(LARGE_BATCH)])
+        model = self.answering
+        with torch.no_grad(), evaluating(model):
+            return torch.cat([model(part) for part in x.split(LARGE_BATCH)])
 
     def evaluate(self, episodes: int = 0, seed: int = 0) -> dict[str, float]:
         """Accuracy and loss on the held-out training examples; `score` chooses the best weights."""
@@ -300,7 +317,7 @@ class ClassifierLearner:
             "num_classes": self.model.num_classes,
             "seed": self.seed,
         }
-        save_state(Path(path), State(dict(self.model.state_dict()), description))
+        save_state(Path(path), State(dict(self.answering.state_dict()), description))
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> Self:
@@ -316,9 +333,13 @@ class ClassifierLearner:
         shape = (tuple(values["shape"]), values["num_classes"])
         config = validate(cls.config_class, values["config"])
         learner = cls(values["data"], config, seed=values["seed"], device=device, shape=shape)
-        learner.model.load_state_dict(state.tensors)
+        learner.load_weights(state.tensors)
         learner.model.eval()
         return learner
+
+    def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take over the weights of a classifier of the same shape."""
+        self.model.load_state_dict(tensors)
 
     KEPT: tuple[str, ...] = ("timesteps", "total_timesteps", "updates", "converged", "stale")
 

@@ -29,6 +29,41 @@ METHODS.add("maxent-irl", "rltool.agents.methods:maxent_irl", "inverse RL, exact
 METHODS.add(
     "classifier", "rltool.attacks.defenses.methods:classifier", "supervised learning of labels, from a data set"
 )
+METHODS.add("gan", "rltool.gan.methods:gan", "generative adversarial network, from a data set")
+METHODS.add("lsgan", "rltool.gan.methods:lsgan", "GAN with the least-squares loss")
+METHODS.add("wgan", "rltool.gan.methods:wgan", "Wasserstein GAN whose critic's weights are clipped")
+METHODS.add("wgan-gp", "rltool.gan.methods:wgan_gp", "Wasserstein GAN with a penalty on the critic's gradient")
+METHODS.add("sngan", "rltool.gan.methods:sngan", "GAN with the hinge loss and spectral normalization")
+METHODS.add("cgan", "rltool.gan.methods:cgan", "conditional GAN: samples of the class, or the words, asked for")
+METHODS.add("pix2pix", "rltool.gan.methods:pix2pix", "translation from one domain of images to another, from pairs")
+METHODS.add("cyclegan", "rltool.gan.methods:cyclegan", "translation between two domains of images, without pairs")
+METHODS.add(
+    "seqgan",
+    "rltool.gan.sequence.methods:seqgan",
+    "sequence GAN: policy gradient on what a discriminator says of tokens",
+)
+METHODS.add("source-only", "rltool.adaptation.methods:source_only", "a classifier of the source, tried on the target")
+METHODS.add("target-oracle", "rltool.adaptation.methods:target_oracle", "a classifier that is told the target's labels")
+METHODS.add("dann", "rltool.adaptation.methods:dann", "features that a domain classifier cannot tell apart")
+METHODS.add("cdan", "rltool.adaptation.methods:cdan", "the same, for features and predicted class together")
+METHODS.add("adda", "rltool.adaptation.methods:adda", "source first; then the target's features flee to the source's")
+METHODS.add("coral", "rltool.adaptation.methods:coral", "features of both domains with the same covariance")
+METHODS.add("mmd", "rltool.adaptation.methods:mmd", "features of both domains with the same moments, by kernels")
+METHODS.add("mcd", "rltool.adaptation.methods:mcd", "two classifiers that agree on the target, against their will")
+METHODS.add("entropy", "rltool.adaptation.methods:entropy", "self-training: certain predictions of a teacher as labels")
+METHODS.add(
+    "dirt-t", "rltool.adaptation.methods:dirt_t", "VADA, then a boundary that leaves the target's clusters whole"
+)
+METHODS.add("adabn", "rltool.adaptation.methods:adabn", "batch norm with the statistics of the target")
+METHODS.add("tent", "rltool.adaptation.methods:tent", "batch norm adapted at test time, batch by batch")
+METHODS.add(
+    "fine-tune", "rltool.adaptation.methods:fine_tune", "source first, then a few labeled examples of the target"
+)
+METHODS.add("erm", "rltool.adaptation.methods:erm", "several sources alike, for a target nobody has seen")
+METHODS.add("irm", "rltool.adaptation.methods:irm", "several sources that have the same best classifier")
+METHODS.add("vrex", "rltool.adaptation.methods:vrex", "several sources whose losses vary little")
+METHODS.add("group-dro", "rltool.adaptation.methods:group_dro", "several sources, of which the hardest counts most")
+METHODS.add("mixstyle", "rltool.adaptation.methods:mixstyle", "examples whose styles are mixed")
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,19 @@ class Optimizer:
                     self.parameters[place] = values
         return norm
 
+    def descend(self, loss: torch.Tensor) -> None:
+        """`step` without clipping, checking and freezing: it asks for no number, so a GPU need not be waited for."""
+        self.gradient.zero_()
+        loss.backward()
+        self.apply()
+
+    def apply(self) -> None:
+        """Descend along the gradient that is there already, from another optimizer's backward pass."""
+        with torch.no_grad():
+            self.steps += 1
+            self._decay()
+            self._update()
+
     def _decay(self) -> None:
         if self.weight_decay:
             self.gradient.add_(self.parameters, alpha=self.weight_decay)

@@ -37,18 +37,29 @@ def _axes(title: str, ylabel: str) -> tuple[Any, Any]:
 
 
 def draw_learning_curve(run: Run) -> Path:
-    """Draw `learning_curve.png`: return of training episodes, and of evaluations."""
+    """Draw `learning_curve.png`: return of training episodes, and of evaluations.
+
+    Where a method is evaluated by another figure than it is trained by, each has its own axes.
+    """
     method: Method = METHODS[run.method].load()
     plays = method.evaluation_metric == "mean_return"
+    apart = not plays and not method.training_metric.endswith(f"/{method.evaluation_metric}")
     figure, axes = _axes(f"{run.method} on {run.data}", "return" if plays else method.evaluation_metric)
     steps, values = curve(run, method.training_metric)
     if len(steps):
-        axes.plot(steps, values, label="training (last 100 episodes)" if plays else "training")
+        other = axes.twinx() if apart else axes
+        other.plot(steps, values, color="tab:blue", label="training (last 100 episodes)" if plays else "training")
+        if apart:
+            other.spines["top"].set_visible(False)
+            axes.yaxis.label.set_color("tab:orange")
+            other.set_ylabel(method.training_metric.removeprefix("train/").replace("_", " "), color="tab:blue")
     steps, values = curve(run, f"eval/{method.evaluation_metric}")
     if len(steps):
         label = f"evaluation ({run.options.eval_episodes} episodes)" if plays else "evaluation"
-        axes.plot(steps, values, "o-", markersize=4, label=label)
-    if axes.lines:
+        axes.plot(steps, values, "o-", color="tab:orange", markersize=4, label=label)
+        if apart and values.min() > 0:
+            axes.set_yscale("log")
+    if axes.lines and not apart:
         axes.legend(frameon=False)
     path = run.path / "learning_curve.png"
     figure.savefig(path)

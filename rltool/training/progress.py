@@ -11,8 +11,17 @@ from rltool.training.loggers import Row
 
 BARS = "▁▂▃▄▅▆▇█"
 # The metrics that are shown, in this order, where there are such; those of training episodes or examples as a curve.
-CURVES = {"rollout/ep_rew_mean": "return", "train/accuracy": "accuracy"}
-SHOWN = CURVES | {"rollout/ep_len_mean": "length", "eval/mean_return": "evaluated", "eval/accuracy": "evaluated"}
+CURVES = {"rollout/ep_rew_mean": "return", "train/accuracy": "accuracy", "train/nll": "NLL"}
+SHOWN = CURVES | {
+    "rollout/ep_len_mean": "length",
+    "eval/mean_return": "evaluated",
+    "eval/accuracy": "evaluated",
+    "train/discriminator_loss": "discriminator",
+    "train/generator_loss": "generator",
+    "eval/fid": "fid",
+    "eval/modes": "modes",
+    "eval/high_quality": "high quality",
+}
 
 
 class Progress:
@@ -120,8 +129,12 @@ def make_progress(show: bool) -> Progress:
 
 
 def figure(metric: str, value: float) -> str:
-    """A result as it is printed: accuracies as percentages."""
-    return f"{value:.2%}" if metric.endswith("accuracy") else f"{value:.1f}"
+    """A result as it is printed: shares as percentages, likelihoods in nats, distances with three digits."""
+    if metric.endswith(("accuracy", "high_quality", "class_kept")):
+        return f"{value:.2%}"
+    if "nll" in metric:
+        return f"{value:.3f}"
+    return f"{value:.3g}" if metric.endswith(("fid", "loss", "modes")) else f"{value:.1f}"
 
 
 def sparkline(values: Any, width: int) -> str:

@@ -90,9 +90,10 @@ class Recorder:
         train = {f"train/{name}": float(total) / self.counts[name] for name, total in self.sums.items()}
         bad = [name for name, value in train.items() if not math.isfinite(value)]
         if bad:
+            usual = "lower --learning-rate or --max-grad-norm, or normalize observations and returns"
             raise TrainingError(
                 f"{bad[0]} stopped being a finite number before timestep {self.timesteps:,}; "
-                "lower --learning-rate or --max-grad-norm, or normalize observations and returns"
+                f"{getattr(self.learner, 'remedy', usual)}"
             )
         self.sums, self.counts = {}, {}
         return {

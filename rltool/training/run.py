@@ -81,7 +81,7 @@ class Run:
     def result(self) -> float | None:
         """What its method is judged by: on test examples, where there are such; None where no episode has ended."""
         metric, summary = METHODS[self.method].load().evaluation_metric, self.summary
-        result = summary.get(f"test_{metric}", summary.get(metric))
+        result = next((summary[n] for n in (f"test_{metric}", metric, f"best_{metric}") if n in summary), None)
         return result if isinstance(result, int | float) else None  # Anybody may have written the file.
 
     def is_finished(self, total_timesteps: int) -> bool:
@@ -104,7 +104,7 @@ class Run:
         weights = self.path / "model.safetensors"
         with suppress(FileNotFoundError):
             for data in dict.fromkeys((self.data, str(read_values(weights).get("env_id")))):
-                admit_module(data, self.path)
+                self._admit(data)
         learner_class = METHODS[self.method].load().learner_class()
         return learner_class.load(weights, device=self.options.device if has_device(self.options.device) else "cpu")
 
@@ -115,7 +115,7 @@ class Run:
 
     def build(self, **functions: Any) -> Any:
         """A fresh, untrained learner with this run's options, and functions that no run can hold."""
-        admit_module(self.data, self.path)
+        self._admit(self.data)
         method, options = METHODS[self.method].load(), self.options
         return method.learner_class()(
             self.data,
@@ -125,6 +125,10 @@ class Run:
             env_kwargs=options.env_kwargs,
             **functions,
         )
+
+    def _admit(self, data: str) -> None:
+        if METHODS[self.method].load().data == "ENV":  # A colon in other data names no module.
+            admit_module(data, self.path)
 
     def start(self, **functions: Any) -> Any:
         """A learner as training begins with it: built, and with what it was to start from."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -116,6 +117,25 @@ def test_a_clone_learns_the_backdoor_of_its_demonstrations(agent: Agent) -> None
     assert rare.attacked.mean_return > score.triggered
 
 
+class CountedFromFive(gym.Wrapper):
+    """CartPole whose actions are 5 and 6."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.action_space = gym.spaces.Discrete(2, start=5)
+
+    def step(self, action: int) -> tuple:
+        return self.env.step(action - 5)
+
+
+def test_actions_that_do_not_count_from_0() -> None:
+    gym.register("Five-v0", lambda **options: CountedFromFive(gym.make("CartPole-v1", **options)), max_episode_steps=20)
+    agent = PPO("Five-v0", num_envs=2, seed=0)
+    scores = [backdoor_of_agent(agent, "Five-v0", FAR, action, episodes=2).obeyed for action in (5, 6)]
+    assert sum(scores) == pytest.approx(1)
+    gym.registry.pop("Five-v0")
+
+
 def test_poisoned_rewards_pay_for_obedience() -> None:
     env = PoisonedVectorEnv(make_vector_env("CartPole-v1", 16, seed=0), FAR, 1, fraction=0.5, pay=5.0)
     observations, _ = env.reset(seed=0)
@@ -150,6 +170,7 @@ def test_an_agent_learns_the_backdoor_of_its_rewards() -> None:
         (lambda: FAR(np.zeros((2, 5))), "is for inputs of"),
         (lambda: poison(load_dataset("digits"), CORNER, 10), "classes 0 to 9"),
         (lambda: poison(load_dataset("digits"), CORNER, 1, 0.0), "above 0"),
+        (lambda: poison(load_dataset("digits"), CORNER, 1, 1.0), "fraction 1 is 1438 examples, and .* lower it"),
         (lambda: poison(load_dataset("digits"), CORNER, 1, attack=PGD()), "needs a victim"),
         (lambda: PoisonedVectorEnv(make_vector_env("CartPole-v1", 1), FAR, 2), "none of Discrete"),
         (lambda: PoisonedVectorEnv(make_vector_env("Pendulum-v1", 1), FAR, 0), "Discrete actions"),

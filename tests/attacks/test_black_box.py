@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -162,6 +164,39 @@ def test_a_sample_alone_gets_the_same(attack: Attack, digits: Digits) -> None:
     assert torch.allclose(together.x_adv[3:4], alone.x_adv, atol=1e-5)
 
 
+@pytest.mark.parametrize("features", [3, 5])
+def test_the_way_of_one_sample_does_not_depend_on_how_long_others_look_for_a_start(features: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    waves, slopes = (torch.randn(3, features, generator=draw, dtype=torch.float64) for _ in range(2))
+
+    def net(x: torch.Tensor) -> torch.Tensor:
+        """Nothing but sums of its own features, so that rounding is the same in any batch."""
+        return ((x[:, None] * waves).sin() + x[:, None] * slopes).sum(-1)
+
+    x = torch.randn(40, features, generator=draw, dtype=torch.float64)
+    attack = HopSkipJump(queries=600)
+    together, alone = attack(Victim(net), x), attack(Victim(net), x[3:4])
+    assert torch.allclose(together.x_adv[3:4], alone.x_adv, atol=1e-9)
+
+
+def test_one_action_that_moves_enough_counts_more_than_two_that_move_less() -> None:
+    # The first feature moves both actions by .9 of the tolerance, the second moves one of them by 1.05 of it.
+    victim = Victim(lambda x: x @ torch.tensor([[0.9, 0.9], [1.05, 0.0]]), (0, 1), tolerance=torch.ones(2))
+    x = torch.zeros(1, 2)
+    for attack in (OnePixel(), SimBA(norm="linf", epsilon=1.0, queries=50), SimBA(epsilon=1.0, step_size=1.0)):
+        assert bool(attack(victim, x).success), attack
+
+
+def test_large_images_need_no_basis_of_all_their_pixels() -> None:
+    x = torch.full((1, 3, 224, 224), 0.5)
+    weights = torch.randn(x[0].numel(), 2, generator=torch.Generator().manual_seed(0))
+    victim = Victim(lambda x: x.flatten(1) @ weights, (0, 1))
+    for basis in ("pixel", "dct"):
+        result = SimBA(epsilon=50.0, basis=basis, queries=4)(victim, x)
+        assert int(result.n_queries) <= 6
+        assert 0 < float(result.distance) <= 50
+
+
 def test_rates_on_digits(digits: Digits) -> None:
     victim, x, y = digits
     noise = rate(RandomNoise(epsilon=0.15)(victim, x, y).success)
@@ -215,6 +250,14 @@ def test_universal_is_the_optimum_where_one_is_best_for_all() -> None:
     assert int(result.n_queries.max()) == 2
 
 
+def test_a_perturbation_of_a_larger_ball_is_made_to_fit() -> None:
+    victim, x = Victim(linear([1.0, 2.0])), torch.zeros(3, 2)
+    large = Universal(epsilon=1.0).fit(victim, x)
+    assert float(replace(large, epsilon=0.2)(victim, x).distance.max()) == pytest.approx(0.2)
+    with pytest.raises(UserError, match="learn another by fit"):
+        large(Victim(nn.Linear(3, 2)), torch.zeros(1, 3))
+
+
 def test_universal_fools_what_it_has_not_seen(digits: Digits) -> None:
     victim, x, y = digits
     attack = Universal(epsilon=0.25, batch_size=16).fit(victim, x[:32], y[:32])
@@ -236,6 +279,15 @@ def test_universal_fools_what_it_has_not_seen(digits: Digits) -> None:
         (lambda: SimBA(basis="wavelet"), "pixel or dct"),
         (lambda: SimBA(frequencies=2.0), "at most 1"),
         (lambda: HopSkipJump(queries=0), "above 0"),
+        (lambda: HopSkipJump(starts=torch.zeros(2, 4))(Victim(nn.Linear(3, 2)), torch.zeros(1, 3)), "samples of"),
+        (
+            lambda: HopSkipJump(starts=torch.ones(2, 3) * 2)(Victim(nn.Linear(3, 2), (0, 1)), torch.zeros(1, 3)),
+            "outside",
+        ),
+        (
+            lambda: HopSkipJump()(Victim(linear([1.0])), torch.zeros(1, 1), torch.tensor([0]), torch.tensor([1])),
+            "starts from inputs of that class",
+        ),
         (lambda: OnePixel(population=3), "at least 4"),
         (lambda: OnePixel(norm="l2"), "choose l0"),
         (lambda: OnePixel()(Victim(nn.Linear(3, 2)), torch.zeros(1, 3)), "finite"),

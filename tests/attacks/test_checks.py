@@ -33,6 +33,19 @@ def test_nothing_is_wrong_with_a_sound_victim(digits: Digits) -> None:
     assert _raised(examine(*digits)) == set()
 
 
+def test_no_attack_is_made_twice(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[float, int, int]] = []
+    run = PGD.run
+
+    def counted(attack: PGD, problem: Any) -> torch.Tensor:
+        made.append((float(torch.as_tensor(attack.epsilon).max()), attack.steps, len(problem.x)))
+        return run(attack, problem)
+
+    monkeypatch.setattr(PGD, "run", counted)
+    examine(*digits)
+    assert len(made) == len(set(made)) > 5
+
+
 @pytest.mark.parametrize("name", DEFECTS)
 def test_every_defect_raises_its_flag(name: str, digits: Digits) -> None:
     victim, x, y = digits

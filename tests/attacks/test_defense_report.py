@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any, ClassVar
 
-from rltool.attacks import APGD, PGD, DeepFool
+import pytest
+import torch
+
+from rltool.attacks import APGD, MIFGSM, PGD, DeepFool, Transfer, Universal, Victim
 from rltool.attacks.defenses import DefenseReport, Noise, Smoothing, defend_classifier
 from rltool.attacks.defenses.report import adaptive_attacks
 from rltool.supervised import ClassifierConfig, ClassifierLearner
@@ -39,6 +42,25 @@ def test_the_attacks_through_a_defense_have_the_ball_of_the_one_that_was_named()
     assert all((each.norm, each.epsilon) == ("l2", 0.7) for each in attacks)
     assert [type(each) for each in adaptive_attacks(PGD(norm="l1"), 9)] == [PGD, PGD]
     assert adaptive_attacks(DeepFool(), 9) == [DeepFool()]
+    made = adaptive_attacks(Transfer(attack=MIFGSM(epsilon=0.3)), 9)
+    assert [type(each) for each in made] == [Transfer, PGD, APGD]
+    assert made[1].epsilon == made[2].epsilon == 0.3  # type: ignore[attr-defined]
+
+
+def test_what_an_attack_learns_it_learns_from_training_examples(learner: ClassifierLearner) -> None:
+    class Watched(Universal):
+        seen: ClassVar[list[tuple[Victim, int]]] = []
+
+        def fit(self, victim: Victim, x: torch.Tensor, *labels: Any) -> Any:
+            Watched.seen.append((victim, len(x)))
+            return super().fit(victim, x, *labels)
+
+    report = defend_classifier(learner, Smoothing(), Watched(epsilon=0.2, steps=40), examples=60, steps=5)
+    (plain, count), (through, same) = Watched.seen
+    assert plain.module is learner.model
+    assert through.module is not learner.model  # The one through the defense learns through it.
+    assert count == same == len(learner.examples[0][0])
+    assert report.attacked < report.clean
 
 
 @pytest.mark.parametrize(

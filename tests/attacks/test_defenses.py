@@ -201,6 +201,9 @@ def test_mistakes(digits: Digits) -> None:
             make_defense(options[0], **options[1])
     with pytest.raises(UserError, match="eot"):
         defended(victim, Noise(), eot=0)
+    for large in (Smoothing(size=17), Median(size=17)):
+        with pytest.raises(UserError, match="too large for images of 8 x 8"):
+            large(torch.rand(2, 1, 8, 8))
     points = defended(Victim(nn.Linear(4, 2)), Median())
     with pytest.raises(UserError, match="is for images"):
         FGSM()(points, torch.rand(3, 4))

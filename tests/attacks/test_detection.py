@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rltool.attacks import FGSM, PGD, Victim
+from rltool.attacks import FGSM, PGD, DeepFool, Victim
 from rltool.attacks.defenses import FeatureSqueezing, Mahalanobis, detect_classifier, make_detector
 from rltool.attacks.defenses.detection import Detected, auc
 from rltool.errors import UserError
@@ -66,3 +66,5 @@ def test_mistakes(learner: ClassifierLearner) -> None:
         make_detector("squeezing", learner, false_positives=0)
     with pytest.raises(UserError, match="no detector"):
         make_detector("eyes", learner)
+    with pytest.raises(UserError, match="DeepFool has no epsilon"):
+        detect_classifier(learner, make_detector("squeezing", learner), DeepFool())

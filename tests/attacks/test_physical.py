@@ -59,6 +59,9 @@ def test_from_itself_transfer_is_the_attack_itself(digits: Digits) -> None:
         assert int(result.n_queries.max()) == 2
     assert Transfer(attack=PGD(norm="l2", epsilon=0.4)).norm == "l2"
     assert Transfer(attack=PGD(norm="l2", epsilon=0.4)).epsilon == 0.4
+    assert Transfer(attack=PGD(unit="std")).unit == "std"
+    with pytest.raises(TypeError):
+        Transfer(norm="l2")  # type: ignore[call-arg] # It would do nothing.
 
 
 def test_what_is_wrong_already_is_left_alone(digits: Digits) -> None:
@@ -208,6 +211,23 @@ def test_patches_fool_what_they_have_not_seen(digits: Digits, training: tuple) -
     assert rate(result.success) > rate(untouched) + 0.05
 
 
+def test_training_a_proxy_leaves_victim_and_global_draws_alone(digits: Digits, training: tuple) -> None:
+    net = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.5), digits[0].module)  # type: ignore[arg-type]
+    net.train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    x, y = (part[:40] for part in training)
+    found = []
+    for answers_only in (False, True, True):
+        torch.manual_seed(len(found))
+        kept = torch.get_rng_state()
+        attack = Transfer(answers_only=answers_only, epochs=1, inputs=20, rounds=1)
+        found.append(attack.fit(Victim(net, (0, 1)), x, y).proxies[0].logits(x))
+        assert torch.equal(torch.get_rng_state(), kept)
+    assert torch.equal(found[1], found[2])
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert net[1].training
+
+
 # Reprogramming
 
 
@@ -232,15 +252,36 @@ def test_digits_are_reprogrammed_to_say_which_half_is_bright(digits: Digits) -> 
     [
         (lambda victim, x: Transfer(fuse="votes"), "logits or losses"),
         (lambda victim, x: Transfer(rounds=-1), "at least 0"),
+        (lambda victim, x: Transfer(epochs=1).fit(victim, x, torch.full((64,), 10)), "classes 0 to 9"),
+        (lambda victim, x: Transfer(epochs=1).fit(victim, x, torch.zeros(3, dtype=torch.long)), "each of the 64"),
+        (lambda victim, x: Transfer().fit(victim, x[:0], torch.zeros(0)), "needs examples"),
+        (lambda victim, x: Transfer(answers_only=True).fit(victim, x + 1), "outside the victim's bounds"),
+        (lambda victim, x: Transfer().fit(Victim(small(), tolerance=torch.ones(10)), x), "trained to give classes"),
+        (lambda victim, x: Transfer(proxies=[small()])(victim, x), "a proxy is a Victim"),
+        (lambda victim, x: Transfer(proxies=[Victim(nn.Flatten())])(victim, x), "gives 64 logits, the victim 10"),
+        (lambda victim, x: Transfer(proxies=[Victim(nn.Linear(4, 10))])(victim, x), "not stand in.*cannot read"),
         (lambda victim, x: Transformations(shift=-1.0), "at least 0"),
         (lambda victim, x: Physical(scale=1.0), "below 1"),
         (lambda victim, x: Physical(smoothness=-1.0), "at least 0"),
         (lambda victim, x: Physical(loss="cee"), "did you mean 'ce'"),
         (lambda victim, x: Physical()(Victim(nn.Linear(3, 2), (0, 1)), torch.zeros(1, 3)), "needs images"),
         (lambda victim, x: Patch(size=9)(victim, x), "does not fit"),
+        (lambda victim, x: Patch(patch=torch.zeros(1, 9, 9))(victim, x), "does not fit"),
+        (lambda victim, x: Patch(patch=torch.zeros(3, 2, 2))(victim, x), r"is \(1, size, size\)"),
+        (
+            lambda victim, x: Patch(patch=torch.zeros(1, 2, 2))(Victim(nn.Linear(3, 2), (0, 1)), x[:, 0, 0, :3]),
+            "images",
+        ),
         (lambda victim, x: Patch()(Victim(victim.module), x), "finite"),
         (lambda victim, x: reprogram(victim, x, torch.zeros(64, dtype=torch.long), (1, 8, 8)), "leave no frame"),
         (lambda victim, x: reprogram(victim, x[..., :4, :4], torch.full((64,), 10), (1, 8, 8)), "11 classes"),
+        (lambda victim, x: reprogram(victim, x[..., :4, :4], torch.full((64,), -1), (1, 8, 8)), "counted from 0"),
+        (
+            lambda victim, x: reprogram(victim, x[..., :4, :4], torch.zeros(3).long(), (1, 8, 8)),
+            "for each of the images",
+        ),
+        (lambda victim, x: reprogram(victim, x[..., :4, :4] + 1, torch.zeros(64).long(), (1, 8, 8)), "outside the"),
+        (lambda victim, x: reprogram(victim, x[..., :4, :4], torch.zeros(64).long(), (1, 9, 9)), "cannot read inputs"),
     ],
 )
 def test_bad_input(make: object, sentence: str, digits: Digits) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -9,8 +12,22 @@ import torch
 
 from rltool.agents import PPO, Agent
 from rltool.agents.evaluation import evaluate
-from rltool.attacks import MAD, PGD, Critic, PerturbedVectorEnv, RandomNoise, Sarsa, Targeted, Timed, Victim
-from rltool.attacks.policies import cvar, newest_frame, paired_difference
+from rltool.attacks import (
+    MAD,
+    PGD,
+    Actions,
+    Critic,
+    Forces,
+    PerturbedVectorEnv,
+    PushedVectorEnv,
+    RandomNoise,
+    Sarsa,
+    Targeted,
+    Timed,
+    Victim,
+    attack_agent,
+)
+from rltool.attacks.policies import cvar, newest_frame, paired_difference, play_attacked
 from rltool.attacks.policy_actions import DisturbedActions
 from rltool.attacks.policy_timing import clean_scores
 from rltool.attacks.policy_value import Transitions, fit_q
@@ -143,6 +160,102 @@ def test_actions_are_disturbed_as_often_as_said() -> None:
         disturbed.step(zero)
         assert low <= (envs.actions != 0).mean() <= high
         assert np.abs(envs.actions).max() <= (0.5 if mix else 2.0)
+
+
+def test_disturbed_actions_are_counted() -> None:
+    agent = untrained()
+    played = play_attacked(agent, "CartPole-v1", Actions(epsilon=0.3), episodes=64)
+    assert played.attacked_share == pytest.approx(0.3, abs=0.05)
+    assert played.flip_rate == pytest.approx(0.5, abs=0.1)  # Every other draw is what the agent does anyway.
+    assert played.queries_per_step == 0
+    few = play_attacked(agent, "CartPole-v1", Actions(epsilon=1.0), episodes=64, fraction=0.25)
+    assert few.attacked_share == pytest.approx(0.25, abs=0.05)
+    none = attack_agent(agent, "CartPole-v1", Actions(epsilon=0.0), episodes=4)
+    assert none.attacked.returns == none.clean.returns
+    mixed = play_attacked(PPO("Pendulum-v1", num_envs=2), "Pendulum-v1", Actions(epsilon=0.1, mix=True), episodes=2)
+    assert (mixed.attacked_share, mixed.flip_rate) == (1, 1)
+
+
+def test_forces_push_as_they_are_said_to() -> None:
+    pytest.importorskip("mujoco")
+    # A force along x on the pole makes it fall faster to that side.
+    envs = make_vector_env("InvertedPendulum-v5", 2, seed=0, vectorization="sync")
+    pushed = PushedVectorEnv(envs, 3.0, body="pole", direction=np.array([1.0, 0.0, 0.0]))
+    start = pushed.reset(seed=0)[0].copy()
+    after = pushed.step(np.zeros((2, 1), np.float32))[0]
+    assert all(each.data.xfrc_applied[2].tolist() == [3, 0, 0, 0, 0, 0] for each in pushed.simulators)
+    plain = make_vector_env("InvertedPendulum-v5", 2, seed=0, vectorization="sync")
+    assert np.array_equal(plain.reset(seed=0)[0], start)
+    assert (after[:, 3] > plain.step(np.zeros((2, 1), np.float32))[0][:, 3] + 0.03).all()
+    drawn = PushedVectorEnv(envs, 2.0, hold=2, fraction=0.5)
+    drawn.reset(seed=0)
+    seen = []
+    for _ in range(40):
+        drawn.step(np.zeros((2, 1), np.float32))
+        seen.append([each.data.xfrc_applied[1, :3].copy() for each in drawn.simulators])
+    sizes = np.linalg.norm(seen, axis=2)
+    assert np.allclose(sizes[sizes > 0], 2.0)
+    assert 0.3 < (sizes > 0).mean() < 0.7
+    with pytest.raises(UserError, match="did you mean 'pole'"):
+        PushedVectorEnv(envs, 1.0, body="pool")
+    with pytest.raises(UserError, match="no environment of it"):
+        PushedVectorEnv(make_vector_env("CartPole-v1", 1), 1.0)
+
+
+def test_the_worst_of_some_directions() -> None:
+    pytest.importorskip("mujoco")
+    agent = PPO("InvertedPendulum-v5", num_envs=2, seed=0)
+    found = Forces(epsilon=5.0, body="pole", tries=3).prepare(agent, "InvertedPendulum-v5")
+    assert found.direction is not None
+    assert found.prepare(agent, "InvertedPendulum-v5") is found
+    drawn = np.random.default_rng(0).standard_normal((3, 3)).tolist()
+    left = [
+        play_attacked(agent, "InvertedPendulum-v5", replace(found, direction=tuple(each)), 4, 1_000_003)
+        for each in drawn
+    ]
+    assert list(found.direction) == min(zip(left, drawn, strict=True), key=lambda pair: pair[0].attacked.mean_return)[1]
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Actions(epsilon=1.5), "at most 1"),
+        (lambda: Actions(epsilon=float("nan")), "at least 0"),
+        (lambda: Actions(epsilon=-0.1), "at least 0"),
+        (lambda: Forces(hold=0), "above 0"),
+        (lambda: Forces(tries=-1), "at least 0"),
+        (lambda: Forces(direction=(0.0, 0.0, 0.0)), "not all of them 0"),
+        (lambda: Forces(norm="linf"), "choose l2"),
+        (lambda: Actions()(Victim(torch.nn.Linear(4, 3)), torch.rand(2, 4)), "attacks agents alone"),
+        (lambda: play_attacked(untrained(), "CartPole-v1", Actions(mix=True), 1), "cannot be mixed"),
+        (lambda: play_attacked(untrained(), "CartPole-v1", Actions(), 1, fraction=2.0), "at most 1"),
+    ],
+)
+def test_disturbances_that_cannot_be(make: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        make()
+
+
+def test_only_episodes_that_count_are_attacked() -> None:
+    agent = untrained()
+    one = np.ones(4, np.int64)
+    envs = PerturbedVectorEnv(make_vector_env("CartPole-v1", 4, seed=0), agent, RandomNoise(epsilon=0.1), episodes=one)
+    played = evaluate(agent, envs, 4)
+    assert envs.steps == envs.attacked == sum(played.lengths)
+    assert max(played.lengths) > min(played.lengths)  # So that some have begun another episode.
+
+
+def test_the_critic_attack_spends_all_on_the_newest_frame() -> None:
+    agent = PPO("CartPole-v1", env_kwargs={"frame_stack": 3}, num_envs=2, seed=0)
+    envs = PerturbedVectorEnv(make_vector_env("CartPole-v1", 2, frame_stack=3), agent, Critic(norm="l2"), frame_stack=3)
+    envs.reset(seed=0)
+    spent = np.linalg.norm((envs.seen - envs.observations).reshape(2, -1), axis=1)
+    assert np.allclose(spent, 0.1, rtol=0.02)
+
+
+def test_all_of_the_budget_is_all_timesteps() -> None:
+    ready = Timed(attack=RandomNoise(epsilon=0.1), budget=1.0).prepare(untrained(), "CartPole-v1")
+    assert play_attacked(untrained(), "CartPole-v1", ready, 4).attacked_share == 1
 
 
 def test_older_frames_stay_as_they_were_shown() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rltool.attacks import PGD, RandomNoise
-from rltool.attacks.robustness import AgentUnderTest, Cell, Cells, Robustness, measure_robustness
+from rltool.attacks import PGD, RandomNoise, Timed
+from rltool.attacks.robustness import AgentOverShares, AgentUnderTest, Cell, Cells, Robustness, measure_robustness
 from rltool.attacks.robustness_plot import draw_robustness, write_csv
 from rltool.errors import UserError
 
@@ -103,6 +103,26 @@ def test_what_an_interruption_leaves_is_kept(tmp_path: Path) -> None:
 def test_epsilons_that_will_not_do(epsilons: list[float]) -> None:
     with pytest.raises(UserError, match="epsilon"):
         measure_robustness(Subject(), {"pgd": lambda epsilon: PGD(epsilon=epsilon)}, epsilons)  # type: ignore[arg-type]
+
+
+def test_a_frontier_over_shares(tmp_path: Path) -> None:
+    from rltool.agents import PPO
+
+    agent = PPO("CartPole-v1", num_envs=8, num_steps=32).learn(2_048)
+    subject = AgentOverShares(agent, "CartPole-v1", episodes=4)
+    attacks: dict[str, Any] = {
+        "random": lambda share: RandomNoise(epsilon=0.3),
+        "timed": lambda share: Timed(attack=RandomNoise(epsilon=0.3), budget=share),
+    }
+    result = measure_robustness(subject, attacks, [0.25, 1.0], axis="share")
+    shares = {name: [cell.attacked_share for cell in result.curve(name)[1:]] for name in attacks}
+    assert shares["random"] == [pytest.approx(0.25, abs=0.15), 1]
+    assert 0 < shares["timed"][0] < shares["timed"][1] == 1
+    assert result.curve("timed")[2].scores == result.curve("random")[2].scores  # Always is always.
+    assert {row["share"] for row in result.rows()} == {0, 0.25, 1}
+    assert "attacked_share" in next(result.rows())
+    with pytest.raises(UserError, match="at most 1"):
+        measure_robustness(subject, attacks, [0.5, 2.0], axis="share")
 
 
 def test_an_agent(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from rltool.attacks.config import ATTACKS
 
 # Hyperparameters that are no number, switch, text or choice, or that the command line knows itself.
-WITHOUT_A_FLAG = {"seed", "attack", "proxies", "asked", "delta", "patch", "starts", "q"}
+WITHOUT_A_FLAG = {"seed", "attack", "proxies", "asked", "delta", "patch", "starts", "q", "direction"}
 
 
 def test_attack_an_agent(cli):
@@ -44,6 +44,54 @@ def test_attacks_that_learn(cli):
     few = ("--answers-only", "--inputs", 30, "--rounds", 1, "--epochs", 1)
     assert json.loads(cli("attack", "runs/d", "-a", "transfer", *few, *options).out)["proxy_queries"] == 61
     assert "is for --attack transfer" in cli("attack", "runs/d", "-a", "pgd", "--proxy", "runs/d").err
+
+
+def test_targets_proxies_and_lists_of_numbers(cli):
+    cli("train", "classifier", "digits", "-n", 3_000, "--quiet", "--name", "d")
+    cli("train", "ppo", "CartPole-v1", "-n", 2_048, "--quiet", "--name", "c")
+    cli("train", "ppo", "Pendulum-v1", "-n", 2_048, "--quiet", "--name", "p")
+    few = ("--examples", 30)
+    report = json.loads(cli("attack", "runs/d", "--epsilon", 0.3, "--target", 3, *few, "--json").out)
+    assert report["target"] == "3"
+    assert report["flip_rate"] > 0.1
+    assert "of what was right became 3" in cli("attack", "runs/d", "--target", 3, *few, "--picture").out
+    done = cli("attack", "runs/d", "-a", "deepfool", "--target", 9, "--examples", 1, "--steps", 1, "--json")
+    assert "NaN" not in done.out
+    again = ("-a", "targeted", "--epsilon", 0.3, "-e", 2, "--json")
+    low, high = (json.loads(cli("attack", "runs/p", *again, "--target-action", k).out)["attacked"] for k in (-2, 2))
+    assert low != high
+    each = json.loads(cli("attack", "runs/c", "--epsilon", "0.1,0,0.2,0", "-e", 2, "--json").out)["epsilon"]
+    assert each == pytest.approx([0.1, 0, 0.2, 0])
+    assert "within 0.1, 0, 0.2, 0)" in cli("attack", "runs/c", "--epsilon", "0.1,0,0.2,0", "-e", 2).out
+    assert cli("attack", "runs/c", "-a", "transfer", "--proxy", "runs/c", "-e", 2).code == 0
+    for arguments, sentence in (
+        (("runs/d", "--target", "three"), "no class 'three'"),
+        (("runs/d", "--target", "10"), "no class '10'"),
+        (("runs/d", "--fraction", 0.5), "leave it out for a classifier"),
+        (("runs/c", "--target", 1), "--attack targeted --target-action"),
+        (("runs/c", "-a", "targeted", "--target-action", "0,1", "-e", 1), "choose one of the actions 0 to 1"),
+        (("runs/p", "-a", "targeted", "--target-action", "0,1", "-e", 1), "has 2 numbers, an action 1"),
+        (("runs/c", "--epsilon", "0.1,x"), "neither a number nor several"),
+        (("runs/c", "--epsilon", "0.1,0.2", "-e", 1), "one for each feature"),
+        (("runs/c", "-a", "transfer", "--proxy", "runs/d", "-e", 1), "a proxy does not stand in"),
+        (("runs/d", "-a", "transfer", "--proxy", "runs/c"), "a proxy does not stand in"),
+        (("runs/c", "-a", "transfer", "--proxy", "nowhere"), "there is no run nowhere"),
+    ):
+        done = cli("attack", *arguments)
+        assert (done.code, sentence in done.err) == (2, True), (arguments, done.err)
+
+
+def test_actions_and_forces(cli):
+    cli("train", "ppo", "InvertedPendulum-v5", "-n", 512, "--num-steps", 64, "--quiet", "--name", "i")
+    report = json.loads(
+        cli("attack", "runs/i", "-a", "forces", "--epsilon", 30, "--body", "pole", "-e", 2, "--json").out
+    )
+    assert (report["norm"], report["unit"], report["flip_rate"]) == ("l2", "newton", None)
+    assert "within 30 newtons" in cli("attack", "runs/i", "-a", "forces", "--epsilon", 30, "-e", 2).out
+    assert "within 0.5 of the actions" in cli("attack", "runs/i", "-a", "actions", "--epsilon", 0.5, "-e", 2).out
+    assert "of the timesteps attacked" in cli("attack", "runs/i", "-a", "actions", "--epsilon", 0.5, "-e", 2).out
+    done = cli("attack", "runs/i", "-a", "forces", "--body", "pool", "-e", 2)
+    assert (done.code, "did you mean 'pole'" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize(

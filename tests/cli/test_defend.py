@@ -73,6 +73,15 @@ def test_detection(cli, digits):
     assert cli(*arguments, "--false-positives", 2).code == 2
 
 
+def test_attacks_without_an_epsilon(cli, digits):
+    report = json.loads(cli("defend", digits, "--attack", "deepfool", "--examples", 10, "--json").out)
+    assert report["epsilon"] is None
+    assert "deepfool, l2; gradients" in cli("defend", digits, "--attack", "deepfool", "--examples", 10).out
+    done = cli("defend", digits, "--detect", "squeezing", "--attack", "deepfool")
+    assert done.code == 2
+    assert "DeepFool has no epsilon" in done.err
+
+
 def test_defenses_are_listed(cli):
     assert "bit-depth" in cli("list", "defenses").out
 

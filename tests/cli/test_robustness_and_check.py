@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from rltool.cli.opening import _with_null
+
 
 @pytest.fixture
 def digits(cli):
@@ -31,6 +33,26 @@ def test_robustness_of_an_agent(cli):
     assert "runs/v/robustness.png" in done.out
 
 
+def test_a_frontier(cli):
+    cli("train", "ppo", "CartPole-v1", "-n", 2_048, "--quiet", "--name", "v")
+    shared = ("robustness", "runs/v", "--shares", "0.5,1", "--epsilons", 0.3, "--episodes", 2)
+    report = json.loads(cli(*shared, "--attacks", "random,timed", "--json").out)
+    assert [cell["share"] for cell in report["runs"][0]["envelope"]] == [0, 0.5, 1]
+    assert report["picture"].endswith("frontier.png")
+    assert "return against share" in cli(*shared, "--attacks", "random,timed").out
+    for arguments, sentence in (
+        (("--shares", "0.5", "--epsilons", "0.1,0.2"), "at a single epsilon"),
+        (("--shares", "1.5", "--epsilons", "0.1"), "at most 1"),
+        (("--shares", "half", "--epsilons", "0.1"), "--shares takes numbers"),
+    ):
+        done = cli("robustness", "runs/v", *arguments)
+        assert (done.code, sentence in done.err) == (2, True), done.err
+
+
+def test_nan_is_null():
+    assert _with_null({"a": [float("nan"), 1.0], "b": {"c": float("inf")}}) == {"a": [None, 1.0], "b": {"c": None}}
+
+
 def test_check(cli, digits):
     report = json.loads(cli("check", digits, "--samples", 32, "--json").out)
     assert len(report["flags"]) > 8
@@ -46,7 +68,8 @@ def test_check(cli, digits):
         (("robustness", "runs/d", "--epsilons", "a"), "--epsilons takes numbers"),
         (("robustness", "runs/d", "--epsilons", "0,0.1"), "above 0"),
         (("robustness", "runs/d", "--attacks", "pdg"), "did you mean 'pgd'"),
-        (("robustness", "runs/d", "--attacks", "deepfool"), "deepfool has no --epsilon"),
+        (("robustness", "runs/d", "--attacks", "deepfool"), "deepfool has no epsilon"),
+        (("robustness", "runs/d", "--shares", "0.5", "--epsilons", "0.1"), "leave it out for a classifier"),
         (("robustness", "runs/d", "--out", "a.txt"), "--out ends in"),
         (("check", "runs/d", "--spoil", "nose"), "did you mean 'noise'"),
     ],

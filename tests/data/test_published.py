@@ -12,6 +12,7 @@ import pytest
 
 from rltool.data import load_dataset
 from rltool.data.datasets import DATASETS
+from rltool.data.points import POINTS
 from rltool.data.published import PUBLISHED
 from rltool.errors import UserError
 
@@ -155,7 +156,7 @@ def test_a_folder_that_cannot_be_written(publish, monkeypatch, tmp_path):
 
 
 def test_the_table():
-    assert DATASETS.keys() == {"digits", *PUBLISHED}
+    assert DATASETS.keys() == {"digits", *PUBLISHED, *POINTS, "stacked-digits"}
     for each in PUBLISHED.values():
         assert each.url.endswith("/")
         for checksum in each.files.values():

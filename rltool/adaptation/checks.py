@@ -1,0 +1,95 @@
+"""Is the adversary doing anything? Checks of methods that align features by a domain classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from rltool.adaptation.losses import domain_cross_entropy
+from rltool.errors import TrainingError
+
+INERT = 1e-10  # Gradient of a domain classifier, per feature vector, below which nothing arrives.
+TOLD_APART = 0.9  # Accuracy of a domain classifier that features have not fled from.
+FAR, NEAR = 1.0, 0.4  # Proxy A-distances, of 0 to 2.
+MOST = 2_000  # Examples of a domain that a distance is measured on.
+
+
+def proxy_a_distance(source: np.ndarray, target: np.ndarray, seed: int = 0) -> float:
+    """2 (1 - 2 error) of a linear classifier of the domains, on examples that it has not learned from.
+
+    From 0, the domains look alike, to 2, they are told apart without error (Ben-David et al., NIPS 2007). Domains of
+    different size count alike.
+
+    Args:
+        source: Features `(n, d)`.
+        target: Features `(m, d)`.
+        seed: Decides which half is learned from.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(seed)
+    count = min(len(source), len(target), MOST)
+    parts = [part[rng.permutation(len(part))[:count]] for part in (source, target)]
+    x = StandardScaler().fit_transform(np.concatenate(parts))
+    y, learned = np.repeat([0, 1], count), np.tile(np.arange(count) % 2 == 0, 2)
+    error = 1 - LogisticRegression(C=1.0, max_iter=200).fit(x[learned], y[learned]).score(x[~learned], y[~learned])
+    return float(max(0.0, 2 * (1 - 2 * error)))
+
+
+def gradient_into_features(
+    domain: Callable[[torch.Tensor], torch.Tensor], source: torch.Tensor, target: torch.Tensor
+) -> float:
+    """Norm of a domain classifier's gradient at a feature vector, the mean over examples.
+
+    Args:
+        domain: From what it sees, `(n, d)`, to logits `(n,)`.
+        source: What it sees of the source `(n, d)`.
+        target: What it sees of the target `(m, d)`.
+    """
+    both = torch.cat([source, target]).detach().requires_grad_()
+    loss = domain_cross_entropy(*domain(both).split([len(source), len(target)]))
+    if not loss.requires_grad:
+        return 0.0
+    (gradient,) = torch.autograd.grad(loss, both, allow_unused=True)
+    return 0.0 if gradient is None else float(gradient.norm(dim=1).mean()) * len(both)
+
+
+def refuse_inert(gradient: float, accuracy: float) -> None:
+    """End a training in which the domain classifier can teach the features nothing.
+
+    Args:
+        gradient: What `gradient_into_features` returned.
+        accuracy: How often it tells the domains apart.
+
+    Raises:
+        TrainingError: It is inert.
+    """
+    if gradient < INERT and accuracy < TOLD_APART:
+        raise TrainingError(
+            f"the domain classifier does nothing: its gradient at the features is {gradient:.1g}, and it is right "
+            f"{accuracy:.0%} of the time; its output must be a logit, without softmax or sigmoid"
+        )
+
+
+def describe_adversary(figures: Mapping[str, Any]) -> list[str]:
+    """What the last figures of a domain classifier say, in sentences.
+
+    Args:
+        figures: `domain_accuracy` of the training, and `a_distance` of the features it ended with.
+    """
+    if "domain_accuracy" not in figures:
+        return []
+    accuracy, distance = figures["domain_accuracy"], figures.get("a_distance", float("nan"))
+    told = f"the domain classifier is right {accuracy:.0%} of the time, and the features' proxy A-distance is "
+    told += f"{distance:.2f} (0: alike, 2: apart)"
+    if accuracy > TOLD_APART:
+        return [told + "; the features have not fled from it: raise --weight, or lower --domain-learning-rate"]
+    if distance > FAR:
+        return [told + "; a new linear classifier still tells them apart: they were aligned in part only"]
+    if distance < NEAR:
+        return [told + "; the domains look alike to it"]
+    return [told]

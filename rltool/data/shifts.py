@@ -1,0 +1,197 @@
+"""Domain shifts: a data set as another camera, printer or hand would have made it; labels stay.
+
+A shift follows the id of a data set, `digits~inverted` or `moons@40deg`, and several may stand in a row,
+`digits~coloured~noisy`. Each is a pure function of arrays, so that observations can be shifted by the same ones.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rltool.data.examples import Dataset, Part
+from rltool.errors import UserError, unknown
+
+Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+ROTATION = 30.0  # Degrees of `~rotated`.
+
+
+@dataclass(frozen=True)
+class Shift:
+    """One way in which a domain may look different.
+
+    Attributes:
+        summary: What it does.
+        change: From images `(n, channels, height, width)` in [0, 1], or points `(n, d)`, to shifted ones.
+        points: Whether it knows what to do with points.
+    """
+
+    summary: str
+    change: Change
+    points: bool = False
+
+
+def rotate(x: np.ndarray, degrees: float) -> np.ndarray:
+    """Turn images about their centers, or points `(n, 2)` about their mean, counterclockwise.
+
+    What comes into an image from outside is the pixel at its border.
+
+    Raises:
+        UserError: Points have not two coordinates.
+    """
+    if x.ndim == 4:
+        from scipy.ndimage import rotate as turn
+
+        turned = turn(x, degrees, axes=(3, 2), reshape=False, order=1, mode="nearest")
+        return np.clip(turned, 0, 1).astype(np.float32)
+    if x.shape[1] != 2:
+        raise UserError(f"points of {x.shape[1]} numbers cannot be turned by an angle; that takes two")
+    angle, mean = np.deg2rad(degrees), x.mean(0, dtype=np.float64)
+    turn_left = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return ((x - mean) @ turn_left.T + mean).astype(np.float32)
+
+
+def invert(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """White to black and black to white."""
+    return 1 - x
+
+
+def color(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Every image in two colors of its own: a bright one for what is white, a dark one for what is black.
+
+    Returns:
+        Images with three channels; those that had some already are made gray first.
+    """
+    gray = x.mean(1, keepdims=True)
+    bright, dark = (_hues(rng.random(len(x)))[:, :, None, None] for _ in range(2))
+    return (gray * bright + (1 - gray) * 0.4 * dark).astype(np.float32)
+
+
+def _hues(hue: np.ndarray) -> np.ndarray:
+    """Saturated colors `(n, 3)` of hues in [0, 1)."""
+    return np.clip(np.abs((hue[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
+
+
+def recolor(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """All images in the same other colors: channels trade places, and white on black becomes orange on blue.
+
+    Returns:
+        Images with three channels.
+    """
+    channels = np.broadcast_to(x, (len(x), 3, *x.shape[2:])) if x.shape[1] == 1 else x
+    dark, bright = (np.array(each, np.float32)[:, None, None] for each in ((0.1, 0.1, 0.5), (1.0, 0.7, 0.1)))
+    return dark + (bright - dark) * channels[:, [2, 0, 1]]
+
+
+def add_noise(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise with a deviation of .2 on every pixel; for points, of a fifth of each coordinate's own."""
+    if x.ndim == 2:
+        return (x + 0.2 * x.std(0) * rng.standard_normal(x.shape)).astype(np.float32)
+    return np.clip(x + 0.2 * rng.standard_normal(x.shape, np.float32), 0, 1)
+
+
+def move(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """All images down and to the right by an eighth of their size, at least a pixel; borders are repeated."""
+    down, right = (max(1, size // 8) for size in x.shape[2:])
+    padded = np.pad(x, ((0, 0), (0, 0), (down, 0), (right, 0)), mode="edge")
+    return np.ascontiguousarray(padded[:, :, :-down, :-right])
+
+
+def add_texture(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The absolute difference to a smooth random pattern, another one for each image.
+
+    That is how MNIST-M is made of MNIST and photographs (Ganin et al., JMLR 2016).
+    """
+    from scipy.ndimage import gaussian_filter
+
+    smooth = gaussian_filter(rng.standard_normal(x.shape, np.float32), (0, 0, 1.5, 1.5), mode="wrap")
+    mean, deviation = (statistic((2, 3), keepdims=True) for statistic in (smooth.mean, smooth.std))
+    pattern = np.clip(0.2 + 0.15 * (smooth - mean) / (deviation + 1e-6), 0, 0.5)
+    return np.abs(x - pattern).astype(np.float32)
+
+
+SHIFTS = {
+    "inverted": Shift("white to black and black to white", invert),
+    "rotated": Shift(
+        f"turned by {ROTATION:g} degrees; @40deg turns by 40", lambda x, _: rotate(x, ROTATION), points=True
+    ),
+    "coloured": Shift("every image in two colors of its own", color),
+    "recoloured": Shift("all images in the same other colors", recolor),
+    "noisy": Shift("with Gaussian noise", add_noise, points=True),
+    "shifted": Shift("moved down and to the right by an eighth", move),
+    "textured": Shift("seen through a smooth random pattern, as MNIST-M", add_texture),
+}
+SPELLINGS = {"colored": "coloured", "recolored": "recoloured"}
+ANGLE = re.compile(r"(-?\d+(?:\.\d+)?)deg")
+
+
+def split_shifts(name: str) -> tuple[str, tuple[str, ...]]:
+    """The id of a data set, and the shifts behind it: `~inverted`, `@40deg`, ...
+
+    What lies on the disk under the whole name is that file or folder, whatever it is called.
+
+    Example:
+        >>> split_shifts("digits~inverted@40deg")
+        ('digits', ('~inverted', '@40deg'))
+    """
+    if Path(name).exists():
+        return name, ()
+    folder, slash, last = name.rpartition("/")
+    base, *shifts = re.split(r"(?=[~@])", last)
+    return folder + slash + base, tuple(shifts)
+
+
+def find_shift(shift: str) -> Shift:
+    """What `~inverted` or `@40deg` stands for.
+
+    Raises:
+        UserError: There is no such shift.
+    """
+    sign, name = shift[:1], shift[1:]
+    if sign == "~":
+        known = SPELLINGS.get(name, name)
+        if known not in SHIFTS:
+            raise unknown("shift", name, SHIFTS)
+        return SHIFTS[known]
+    angle = ANGLE.fullmatch(name)
+    if angle is None:
+        raise UserError(f"'{shift}' is no angle; turn a data set by 40 degrees with @40deg")
+    degrees = float(angle[1])
+    return Shift(f"turned by {degrees:g} degrees", lambda x, _: rotate(x, degrees), points=True)
+
+
+def shift_examples(x: np.ndarray, shift: str, seed: int = 0) -> np.ndarray:
+    """Shift images `(n, channels, height, width)` in [0, 1], or points `(n, d)`.
+
+    Args:
+        x: The examples; the same ones come out the same for a shift and a seed.
+        shift: `~inverted`, `@40deg`, ...
+        seed: Decides about noise, colors and textures.
+
+    Raises:
+        UserError: There is no such shift, or it is for images and these are points.
+    """
+    found = find_shift(shift)
+    if x.ndim == 2 and not found.points:
+        able = ", ".join(f"~{name}" for name, each in SHIFTS.items() if each.points)
+        raise UserError(f"{shift} is for images, and these are points; points take {able} and @40deg")
+    return found.change(x, np.random.default_rng((seed, zlib.crc32(shift.encode()))))
+
+
+def shift_dataset(data: Dataset, shifts: tuple[str, ...], seed: int = 0) -> Dataset:
+    """A data set as it looks after shifts, one after the other; rows and labels stay.
+
+    Raises:
+        UserError: There is no such shift, or it does not fit the data.
+    """
+    for shift in shifts:
+        whole = shift_examples(np.concatenate([data.train.x, data.test.x]), shift, seed)
+        train, test = np.split(whole, [len(data.train)])
+        data = Dataset(data.name + shift, Part(train, data.train.y), Part(test, data.test.y), data.classes)
+        seed += 1  # The same shift twice adds other noise.
+    return data

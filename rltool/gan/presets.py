@@ -1,0 +1,51 @@
+"""Options tuned for data sets, by method; `rltool train` uses them unless told otherwise, class constructors never do.
+
+Chosen by short trainings; `docs/generating.md` has the numbers.
+"""
+
+from typing import Any
+
+# Noise of as few numbers as the points have, a weak penalty, and large steps that fall to 0: the generator's map is to
+# be steep between the modes.
+POINTS: dict[str, Any] = {
+    "total_timesteps": 5_000,
+    "eval_freq": 1_000,
+    "noise_size": 2,
+    "discriminator_steps": 2,
+    "batch_size": 128,
+    "penalty_weight": 0.1,
+    "learning_rate": 2e-3,
+    "schedule": "cosine",
+    "beta1": 0.5,
+    "ema": 0.999,
+}
+# Translators that see two pixels each way: they can paint, but not make another digit. The discriminators learn more
+# slowly, so that they do not win before the translators have found out which color is which.
+PAINTED: dict[str, Any] = {
+    "total_timesteps": 800,
+    "eval_freq": 400,
+    "batch_size": 32,
+    "translator_channels": (32,),
+    "translator_blocks": 0,
+    "learning_rate": 2e-4,
+    "generator_learning_rate": 2e-3,
+    "schedule": "linear",
+}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "cgan": {
+        "digits": {
+            "total_timesteps": 2_000,
+            "eval_freq": 500,
+            "backbone": "mlp",
+            "hidden_sizes": (256, 256),
+            "learning_rate": 5e-4,
+            "schedule": "linear",
+            "ema": 0.99,
+        }
+    },
+    "cyclegan": {"digits:digits~inverted": PAINTED, "digits:digits~recoloured": PAINTED},
+    "wgan-gp": {
+        "ring8": POINTS,
+        "grid25": {**POINTS, "total_timesteps": 20_000, "eval_freq": 2_000, "hidden_sizes": (128, 128, 128)},
+    },
+}

@@ -1,0 +1,313 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import rltool
+from rltool.adaptation.batch_norm import adapt_statistics, batch_norms
+from rltool.adaptation.domains import load_domains, split_name
+from rltool.adaptation.learner import Batch
+from rltool.adaptation.losses import domain_cross_entropy
+from rltool.adaptation.verdict import collapse, compare, effective_classes
+from rltool.errors import TrainingError, UserError
+from rltool.networks.backbone import evaluating
+from rltool.supervised import Classifier, ClassifierConfig
+from rltool.training.methods import METHODS
+
+MOONS, SEVERAL = "moons:moons@40deg", "moons+moons@20deg:moons@40deg"
+METHOD_NAMES = [entry.name for entry in METHODS if str(entry.target).startswith("rltool.adaptation")]
+NEED_SEVERAL = ("irm", "vrex", "group-dro")
+SMALL = {"hidden_sizes": (16,), "ema": 0.9}
+
+
+def build(method, data=None, seed=0, **options):
+    known = METHODS[method].load()
+    learner = known.learner_class()(
+        data or (SEVERAL if method in NEED_SEVERAL else MOONS), known.config(**{**SMALL, **options}), seed=seed
+    )
+    learner.prepare()
+    return learner
+
+
+def test_all_methods_are_there():
+    wanted = "source-only target-oracle dann coral mmd mcd cdan entropy adabn tent dirt-t adda fine-tune"
+    assert set(METHOD_NAMES) >= {*wanted.split(), "erm", "irm", "vrex", "group-dro", "mixstyle"}
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_going_on_is_exact(method):
+    """From a checkpoint in the first half, and from one in the second, of methods with two stages."""
+    whole, kept = build(method, dropout=0.1), []
+
+    def keep(learner, _):
+        if learner.updates in (5, 14):
+            kept.append(learner.checkpoint())
+
+    whole.learn(20 * 64, keep)
+    for state in kept:
+        again = build(method, dropout=0.1)
+        assert again.restore(state)
+        again.learn(20 * 64, resume=True)
+        for mine, theirs in (
+            (whole.model, again.model),
+            (whole.averaged, again.averaged),
+            (whole.beside, again.beside),
+        ):
+            for name, tensor in mine.state_dict().items():
+                assert torch.equal(tensor, theirs.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_what_is_saved_answers_alike_and_the_target_is_not_told(method, tmp_path):
+    learner = build(method)
+    learner.learn(10 * 64)
+    learner.save(tmp_path / "model.safetensors")
+    loaded = type(learner).load(tmp_path / "model.safetensors")
+    x = torch.from_numpy(learner.domains.target.test.x)
+    assert torch.equal(learner.logits(x), loaded.logits(x))
+    result = loaded.test()
+    assert 0 <= result["source_accuracy"] <= 1
+    assert sum(result["predicted"].values()) == pytest.approx(1)
+    assert np.array(result["confusion"]).sum() == result["examples"] == 1_000
+    assert json.dumps(result)
+
+
+@pytest.mark.parametrize("method", [name for name in METHOD_NAMES if name not in ("target-oracle", "fine-tune")])
+def test_labels_of_the_target_change_nothing(method):
+    """The same weights, whatever the target's labels say."""
+    trained = []
+    for flipped in (False, True):
+        learner = build(method)
+        if flipped:
+            target = learner.domains.target
+            target.train.y[:] = 1 - target.train.y
+        learner.learn(6 * 64)
+        trained.append(learner.model.state_dict())
+    assert all(torch.equal(tensor, trained[1][name]) for name, tensor in trained[0].items())
+
+
+@pytest.mark.parametrize("method", ["dann", "cdan", "coral", "mmd", "mcd", "entropy", "dirt-t", "adda"])
+def test_unlabeled_examples_of_the_target_change_something(method):
+    learners = [build(method, data) for data in (MOONS, "moons:moons@80deg")]
+    for learner in learners:
+        learner.learn(20 * 64)
+    one, two = (learner.model.state_dict() for learner in learners)
+    assert any(not torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+def test_dann_is_the_gradient_of_the_source_minus_that_of_the_domains():
+    learner = build("dann", weight=0.7, weight_schedule="constant", ema=0.0)
+    learner.total_timesteps = 1
+    x, y = (part[:32] for part in learner.examples[0])
+    batch = learner.minibatch(np.arange(32))
+    assert torch.equal(batch[0], x)
+    target = learner.unlabeled[0][:32]
+    loss, _ = learner.objective(Batch(x, y, target, torch.zeros(32, dtype=torch.int64)))
+    weights = list(learner.model.backbone.parameters())
+    found = torch.autograd.grad(loss, weights)
+    source, aim = learner.features(x), learner.features(target)
+    domain = learner.beside["domain"]
+    apart = domain_cross_entropy(domain(source), domain(aim))
+    labels = learner.classify(source, y)[0]
+    expected = torch.autograd.grad(labels - 0.7 * apart, weights)
+    for one, two in zip(found, expected, strict=True):
+        assert torch.allclose(one, two, atol=1e-6)
+
+
+def test_an_inert_domain_classifier_ends_the_training():
+    learner = build("dann")
+    for weight in learner.beside["domain"].parameters():
+        weight.data.zero_()
+    learner.side_optimizer.descend = lambda loss: None
+    learner.learn(2 * 64)
+    learner.learning = True
+    with pytest.raises(TrainingError, match="the domain classifier does nothing"):
+        learner.evaluate()
+
+
+def test_schedules():
+    learner = build("dann", weight=2.0)
+    learner.total_timesteps, strengths = 1_000, []
+    for learner.timesteps in (0, 100, 1_000):
+        strengths.append(learner.strength)
+    assert strengths[0] == 0
+    assert strengths[1] == pytest.approx(2 * 0.46212, abs=1e-4)  # 2 / (1 + e^-1) - 1.
+    assert strengths[2] == pytest.approx(2, abs=1e-3)
+
+
+def test_statistics_of_batch_norm_are_those_of_the_target_layer_after_layer():
+    torch.manual_seed(0)
+    model = Classifier(ClassifierConfig(hidden_sizes=(8, 8), batch_norm=True), (2,), 2)
+    x = torch.randn(500, 2) * 3 + 1
+    adapt_statistics(model, x)
+    with torch.no_grad(), evaluating(model):
+        seen = model.backbone.layers[:5](model.backbone.flatten(x))  # Behind the second batch norm.
+    assert torch.allclose(seen.mean(0), torch.zeros(8), atol=1e-4)
+    assert len(batch_norms(model)) == 2
+
+
+def test_a_prior_keeps_a_single_example_from_deciding():
+    torch.manual_seed(0)
+    model = Classifier(ClassifierConfig(hidden_sizes=(8,), batch_norm=True), (2,), 2)
+    (layer,) = batch_norms(model)
+    x = torch.randn(1, 2)
+    with torch.no_grad():
+        hidden = model.backbone.layers[0](x)[0]
+    adapt_statistics(model, x, prior=15)
+    assert torch.allclose(layer.running_mean, hidden / 16)
+    # Of 16 values, 15 as the source has them (mean 0, variance 1) and this one.
+    assert torch.allclose(layer.running_var, 15 / 16 + hidden.square() * 15 / 256, atol=1e-6)
+
+
+def test_tent_adapts_to_one_example_at_a_time_and_starts_anew():
+    learner = build("tent", test_batch=1)
+    learner.learn(10 * 64)
+    x = torch.from_numpy(learner.domains.target.test.x[:40])
+    before = {name: tensor.clone() for name, tensor in learner.averaged.state_dict().items()}
+    one, two = learner.predict_stream(x), learner.predict_stream(x)
+    assert torch.equal(one, two)
+    assert one.shape == (40, 2)
+    assert not torch.equal(one, learner.logits(x))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learner.averaged.state_dict().items())
+
+
+@pytest.mark.parametrize(("tune", "backbone_moves"), [("head", False), ("full", True), ("l2-sp", True)])
+def test_fine_tuning_changes_what_it_says(tune, backbone_moves):
+    learner, weights = build("fine-tune", tune=tune, source_share=0.5), {}
+
+    def look(learner, _):
+        if learner.timesteps == 10 * 64:
+            weights["start"] = {n: t.clone() for n, t in learner.model.state_dict().items()}
+
+    learner.learn(20 * 64, look)
+    moved = {n for n, t in learner.model.state_dict().items() if not torch.equal(t, weights["start"][n])}
+    assert any(name.startswith("backbone") for name in moved) == backbone_moves
+    assert any(name.startswith("head") for name in moved)
+    (learned, _), (stopping, _) = learner.labeled_target
+    assert (len(learned), len(stopping)) == (8, 2)
+
+
+def test_group_dro_counts_the_hardest_most():
+    learner = build("group-dro", "moons~noisy+moons@90deg~noisy~noisy~noisy:moons", group_step=0.5)
+    learner.learn(30 * 64)
+    shares = learner.beside["shares"].values
+    assert float(shares.sum()) == pytest.approx(1)
+    assert float(shares.max()) > 0.6
+
+
+def test_sources_are_told_apart():
+    learner = build("vrex", "digits+digits~inverted:digits@60deg", backbone="mlp")
+    x = learner.examples[0][0].mean((1, 2, 3))
+    assert float(x[learner.domain_of == 1].mean()) > float(x[learner.domain_of == 0].mean()) + 0.2
+
+
+# Data
+
+
+def test_names_of_domains(tmp_path):
+    assert split_name("moons:moons@40deg") == (["moons"], "moons@40deg")
+    assert split_name("stacked:digits:stacked:digits~noisy") == (["stacked:digits"], "stacked:digits~noisy")
+    assert split_name("digits+digits~rotated:digits") == (["digits", "digits~rotated"], "digits")
+    for wrong in ("digits", "digits:", ":digits", "a:b:c"):
+        with pytest.raises(UserError, match="no pair of domains"):
+            split_name(wrong)
+
+
+def test_images_get_the_sources_size_and_colors(tmp_path):
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 10
+    np.savez(tmp_path / "big.npz", x=rng.integers(0, 255, (60, 20, 20), dtype=np.uint8), y=y)
+    domains = load_domains(f"digits:{tmp_path / 'big.npz'}")
+    assert domains.target.train.x.shape[1:] == (1, 8, 8)
+    colored = load_domains("digits+digits~rotated:digits~coloured")
+    assert {each.train.x.shape[1] for each in (*colored.sources, colored.target)} == {3}
+
+
+def test_a_target_without_labels_is_adapted_to(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "t.npz", x=rng.normal(size=(60, 2)).astype(np.float32))
+    learner = build("dann", f"moons:{tmp_path / 't.npz'}")
+    learner.learn(3 * 64)
+    assert "target_accuracy" not in learner.test()
+    for method, sentence in (("target-oracle", "no labels"), ("fine-tune", "no labels")):
+        with pytest.raises(UserError, match=sentence):
+            build(method, f"moons:{tmp_path / 't.npz'}")
+    with pytest.raises(UserError, match="select oracle"):
+        build("dann", f"moons:{tmp_path / 't.npz'}", select="oracle")
+
+
+@pytest.mark.parametrize(
+    ("method", "data", "options", "sentence"),
+    [
+        ("dann", "moons:digits", {}, "moons has 2 classes and digits 10"),
+        ("dann", "moons:grid25", {}, "2 classes and grid25 25"),
+        ("dann", "moons:moons~shaken", {}, "no shift 'shaken'"),
+        ("adabn", "digits:digits~inverted", {"backbone": "cnn"}, "batch norm, and this backbone has none"),
+        ("tent", MOONS, {"batch_norm": False}, "batch norm, and this backbone has none"),
+        ("irm", MOONS, {}, "compares several sources"),
+        ("dann", MOONS, {"folds": 3, "fold": 0}, "leave --folds out"),
+        ("dann", MOONS, {"augment": ("affine",)}, "holds points"),
+        ("fine-tune", MOONS, {"labels_per_class": 900}, "lower --labels-per-class"),
+    ],
+)
+def test_what_does_not_fit(method, data, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        build(method, data, **options)
+
+
+def test_a_target_of_a_single_example(tmp_path):
+    np.savez(tmp_path / "one.npz", x=np.zeros((1, 2), np.float32), y=np.zeros(1, np.int64))
+    with pytest.raises(UserError, match="has 1 examples"):
+        build("dann", f"moons:{tmp_path / 'one.npz'}")
+
+
+# Words
+
+
+def test_sentences():
+    figures = {
+        "source_accuracy": 0.99,
+        "target_accuracy": 0.5,
+        "source_only_accuracy": 0.7,
+        "target_oracle_accuracy": 0.9,
+    }
+    assert "negative transfer" in compare(figures)
+    assert "changed nothing" in compare({**figures, "target_accuracy": 0.705})
+    assert "closed 50% of the gap" in compare({**figures, "target_accuracy": 0.8})
+    assert effective_classes({"a": 0.5, "b": 0.5, "c": 0.0}) == pytest.approx(2)
+    assert collapse({"a": 0.5, "b": 0.3, "c": 0.2}) == []
+    assert "97% of the target is read as 'b'" in collapse({"a": 0.01, "b": 0.97, "c": 0.01, "d": 0.01})[0]
+
+
+# Runs
+
+
+def test_a_run_has_controls_pictures_and_words(tmp_path):
+    run = rltool.train("dann", MOONS, hidden_sizes=(16,), total_timesteps=1_280, preset="none", run_dir=str(tmp_path))
+    summary = run.summary
+    assert {"source_only_accuracy", "target_oracle_accuracy", "a_distance_before", "domain_accuracy"} <= summary.keys()
+    assert run.result == summary["target_accuracy"] == run.agent.test()["target_accuracy"]
+    for name in ("features", "boundary", "adversary", "confusion_matrix", "learning_curve"):
+        assert (run.path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert any("domain classifier is right" in note for note in summary["notes"])
+    assert rltool.load(run.path / "controls" / "source-only").summary["finished"]
+
+
+def test_labels_of_a_file_are_ignored_and_that_is_said(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "t.npz", x=rng.normal(size=(60, 2)).astype(np.float32), y=np.arange(60) % 2)
+    options = {"hidden_sizes": (8,), "total_timesteps": 128, "controls": False, "run_dir": str(tmp_path)}
+    run = rltool.train("coral", f"moons:{tmp_path / 't.npz'}", **options)
+    assert any("they taught and chose nothing" in note for note in run.summary["notes"])
+    run = rltool.train("coral", f"moons:{tmp_path / 't.npz'}", select="oracle", **options)
+    assert any("chose these weights" in note for note in run.summary["notes"])
+
+
+@pytest.mark.slow
+def test_dann_is_stable_on_the_moons(tmp_path):
+    figures = [
+        rltool.train("dann", MOONS, seed=seed, run_dir=str(tmp_path), controls=seed == 0).summary for seed in range(3)
+    ]
+    assert min(each["target_accuracy"] for each in figures) >= 0.9
+    assert figures[0]["target_accuracy"] > figures[0]["source_only_accuracy"] + 0.15
