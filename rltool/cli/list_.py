@@ -80,9 +80,11 @@ def defenses() -> None:
 def datasets() -> None:
     """Data sets that classifiers and generators are trained on; a file `.npz`, or a folder of images, is one, too."""
     from rltool.data.datasets import DATASETS, SOURCES
+    from rltool.data.sequences import SEQUENCES
 
+    sequences = {name: f"(seqgan) {text}" for name, text in SEQUENCES.items()}
     made = {name: text for name, _, text in (entry.summary.partition(", ") for entry in SOURCES)}  # As frames:RUN.
-    rows = [[name, text] for name, text in {**DATASETS, **made}.items()]
+    rows = [[name, text] for name, text in {**DATASETS, **made, **sequences}.items()]
     _table("data sets", ["data set", "what it is"], rows)
 
 

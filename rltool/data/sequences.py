@@ -23,7 +23,7 @@ AT_ONCE = 500  # Sequences, whose probabilities stay in the cache.
 State = dict[str, np.ndarray]
 
 SEQUENCES = {
-    "oracle": "10,000 sequences of 20 out of 20 tokens, from an LSTM with random weights (oracle-N: out of N)",
+    "oracle": "10,000 sequences of 20 tokens, each one of 20 (oracle-N: of N), from an LSTM with random weights",
     "grammar": "5,000 English sentences of a small grammar, whose verbs agree with subjects that may lie far back",
 }
 
