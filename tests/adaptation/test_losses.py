@@ -94,7 +94,7 @@ def test_the_worst_direction_is_worse_than_a_random_one_and_gradients_stay():
     worst = virtual_adversarial(layer, x, logits, radius=0.1)
     assert torch.equal(layer.weight.grad, before)
     noise = F.normalize(torch.randn(32, 8)) * 0.1 * 8**0.5
-    assert float(worst) > 1.5 * float(divergence(logits, layer(x + noise)))
+    assert worst.item() > 1.5 * divergence(logits, layer(x + noise)).item()
 
 
 def test_l2_sp():

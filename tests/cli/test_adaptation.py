@@ -27,14 +27,14 @@ def folder(tmp_path_factory):
 
 
 def test_files_are_trained_on_and_evaluated(folder):
-    done = rltool("train", "dann", "--source", "a.npz", "--target", "b.npz", *SMALL, "--name", "files", cwd=folder)
+    files = ("--source", "a.npz", "--target", "b.npz", "--no-controls")
+    done = rltool("train", "dann", *files, *SMALL, "--name", "files", cwd=folder)
     assert "accuracy in the target" in done.stdout
     assert "b.npz has labels: they taught and chose nothing" in done.stdout
     result = json.loads(rltool("eval", "files", "--json", cwd=folder).stdout)
     assert {"source_accuracy", "target_accuracy", "confusion"} <= result.keys()
     summary = json.loads((folder / "runs" / "files" / "summary.json").read_text())
     assert result["target_accuracy"] == summary["target_accuracy"]
-    assert "accuracy in the target" in rltool("eval", "files", cwd=folder).stdout
     assert "finished" in rltool("resume", "files", cwd=folder).stdout
 
 
