@@ -4,7 +4,8 @@
 
 Agents are trained with the presets, `rltool train ppo ENV` and `rltool train ppo ENV --robust KIND`, and attacked
 within one epsilon: by noise, PGD on the margin, MAD, Robust-Sarsa, and an adversary trained against that very agent.
-What counts is the lowest of the mean returns. Scores are normalized, (return - random) / (clean - random), where `clean` is the median of the plain agents without an attack.
+What counts is the lowest of the mean returns. Scores are normalized,
+(return - random) / (clean - random), where `clean` is the median of the plain agents without an attack.
 
 Runs lie in FOLDER and are not trained again if they are there. Results go into `benchmarks/results/robust-agents.json`
 and `docs/benchmarks.md`.
