@@ -15,8 +15,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items):
-    """The pages of the documentation, one file of long tests, come first, so that the other process does the rest."""
+    """The pages of the documentation take longest: they come first, each for whichever process is free.
+
+    The tests of any other file stay together, for the sake of what they share.
+    """
     items.sort(key=lambda item: item.path.name != "test_docs.py")
+    for item in items:
+        name = item.name if item.path.name == "test_docs.py" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -12,7 +12,8 @@ import torch
 import rltool
 from rltool.agents import A2C, PPO, REINFORCE
 from rltool.agents.on_policy import OnPolicyAgent
-from rltool.attacks import AdversaryVectorEnv, PerturbedVectorEnv, RandomNoise
+from rltool.attacks import PGD, AdversaryVectorEnv, PerturbedVectorEnv, RandomNoise, Victim
+from rltool.attacks.persistent import PersistentVectorEnv, Push
 from rltool.attacks.robust import AlternatingAdversary, AttackedTraining, divergence
 from rltool.errors import UserError
 
@@ -112,7 +113,7 @@ def test_observations_of_training_are_attacked() -> None:
     assert envs.attack.epsilon == 0.1
 
 
-@pytest.mark.parametrize("kind", ["sa", "pgd", "atla"])
+@pytest.mark.parametrize("kind", ["persistent", "sa", "pgd", "atla"])
 def test_resuming_is_exact(kind: str) -> None:
     options = {"robust_ramp": 0.5, "robust_share": 8.0} if kind == "atla" else {"robust_ramp": 0.5}
     whole, first, second = (hardened(kind, seed=4, **options) for _ in range(3))
@@ -133,6 +134,72 @@ def test_resuming_is_exact(kind: str) -> None:
         assert any(name.startswith("extension.robust.policy.") for name in ours.tensors)
 
 
+def persistent(envs: int = 64, epsilon: float = 0.1, unit: str = "1,1,0.1,0.5") -> tuple[PPO, PersistentVectorEnv]:
+    agent = PPO("CartPole-v1", seed=2)
+    nothing = torch.zeros(1, 1)
+    attack = Push(outputs=nothing, inputs=nothing, epsilon=epsilon, unit=unit)
+    return agent, PersistentVectorEnv(rltool.make_vector_env("CartPole-v1", envs, seed=3), agent, attack, seed=4)
+
+
+def test_persistent_adversaries_use_all_of_epsilon_or_nothing() -> None:
+    agent, envs = persistent()
+    envs.reset(seed=3)
+    for _ in range(5):
+        moved = np.abs(envs.seen - envs.observations) / (0.1 * np.array([1, 1, 0.1, 0.5]))
+        assert np.isclose(moved, np.round(moved), atol=1e-4).all()
+        assert moved.max() <= 1 + 1e-4
+        acts = envs.adversaries.any(1)
+        assert np.array_equal(moved.any(1), acts)
+        assert 0.6 < acts.mean() < 1
+        envs.step(agent.predict(envs.seen)[0])
+
+
+def test_adversaries_stay_until_the_episode_ends_or_another_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rltool.attacks.persistent.SWITCH", 0.0)
+    agent, envs = persistent(8)
+    envs.reset(seed=3)
+    ended = 0
+    for _ in range(40):
+        before = envs.adversaries.copy()
+        _, _, terminated, _, _ = envs.step(agent.predict(envs.seen)[0])
+        same = (envs.adversaries == before).all(1)
+        assert same[~(terminated | envs.resetting)].all() or ended
+        ended += int(terminated.sum())
+        assert not same[terminated & before.any(1)].any()
+    assert ended
+    monkeypatch.setattr("rltool.attacks.persistent.SWITCH", 1.0)
+    before = envs.adversaries.copy()
+    envs.step(agent.predict(envs.seen)[0])
+    assert not (envs.adversaries == before)[before.any(1)].all(1).any()
+
+
+def test_a_push_moves_outputs_where_it_is_to() -> None:
+    agent = PPO("CartPole-v1", seed=5)
+    victim = Victim.from_agent(agent)
+    x = torch.randn(32, 4) / 10
+    outputs = torch.randn(32, 2)
+    outputs -= outputs.mean(1, keepdim=True)
+    result = Push(outputs=outputs, inputs=torch.zeros(32, 4), epsilon=0.01)(victim, x)
+    with torch.no_grad():
+        gained = ((victim.logits(result.x_adv) - victim.logits(x)) * outputs).sum(1)
+    assert (gained > 0).all()
+    assert result.distance.numpy() == pytest.approx(0.01, rel=1e-3)
+    still = Push(outputs=torch.zeros(32, 2), inputs=torch.zeros(32, 4), epsilon=0.01)(victim, x)
+    assert torch.equal(still.x_adv, x)
+
+
+def test_units_of_features() -> None:
+    agent = PPO("CartPole-v1", seed=5)
+    victim, x = Victim.from_agent(agent), torch.randn(16, 4) / 10
+    by_unit = PGD(epsilon=0.1, unit="1,2,0,0.5", seed=1)(victim, x).x_adv
+    by_epsilon = PGD(epsilon=torch.tensor([0.1, 0.2, 0.0, 0.05]), seed=1)(victim, x).x_adv
+    torch.testing.assert_close(by_unit, by_epsilon)
+    assert torch.equal(by_unit[:, 2], x[:, 2])
+    for unit in ("", "degrees", "1,-1", "0,0", "nan"):
+        with pytest.raises(UserError, match="a number for each feature"):
+            PGD(unit=unit)
+
+
 def test_the_adversary_learns_with_the_policy() -> None:
     agent = hardened("atla", robust_share=8.0, epsilon=0.3)
     extension = agent.extensions["robust"]
@@ -149,7 +216,7 @@ def test_the_adversary_learns_with_the_policy() -> None:
 
 
 @pytest.mark.parametrize("learner", [A2C, REINFORCE])
-@pytest.mark.parametrize("kind", ["sa", "pgd"])
+@pytest.mark.parametrize("kind", ["persistent", "sa", "pgd"])
 def test_other_algorithms(learner: type[OnPolicyAgent], kind: str) -> None:
     agent = hardened(kind, learner=learner)
     agent.learn(200)
@@ -158,7 +225,7 @@ def test_other_algorithms(learner: type[OnPolicyAgent], kind: str) -> None:
 
 def test_continuous_actions_in_standard_deviations() -> None:
     options = {"normalize_observations": True, "epsilon_unit": "std", "epsilon": 0.3}
-    for kind in ("sa", "pgd", "atla"):
+    for kind in ("persistent", "sa", "pgd", "atla"):
         agent = hardened(kind, "Pendulum-v1", robust_share=8.0, **options).learn(768)
         assert all(tensor.isfinite().all() for tensor in agent.policy.state_dict().values())
 
@@ -201,6 +268,8 @@ def test_an_adversary_needs_an_environment_by_its_id() -> None:
         ({"epsilon": 0.1}, "nothing without --robust"),
         ({"robust_kappa": 3.0}, "robust-kappa does nothing without --robust"),
         ({"robust": "sa", "epsilon": 0.1, "epsilon_unit": "std"}, "--normalize-observations"),
+        ({"robust": "sa", "epsilon": 0.1, "epsilon_unit": "1,one"}, "a number for each feature"),
+        ({"robust": "sa", "epsilon": 0.1, "epsilon_unit": "1,1"}, "has 2 numbers, an input 4 features"),
     ],
 )
 def test_bad_input(options: dict[str, Any], sentence: str, tmp_path: Any) -> None:

@@ -32,7 +32,7 @@ def toy(monkeypatch):
         (["trian", "a2c"], "No such command 'trian'. Did you mean 'train'?"),
         (["list", "method"], "No such command 'method'. Did you mean 'methods'?"),
         (["train", "poo", "CartPole-v1"], "no method 'poo'; did you mean 'ppo'?"),
-        (["train", "zzz", "CartPole-v1"], "no method 'zzz'; choose one of reinforce, a2c, ppo, bc, dagger, gail, airl, maxent-irl, classifier"),
+        (["train", "zzz", "CartPole-v1"], "no method 'zzz'; choose one of reinforce, a2c, ppo, bc, dagger, gail, airl, maxent-irl, classifier, gan"),
         (["train", "a2c", "CartPole-v9"], "no environment 'CartPole-v9'; did you mean 'CartPole-v1'?"),
         (["train", "a2c", "cartpole-v1"], "no environment 'cartpole-v1'; did you mean 'CartPole-v1'?"),
         (["train", "a2c", "CartPole-v1", "--gama", ".9"], "no option '--gama'; did you mean '--gamma'?"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 
 import pytest
 
@@ -53,13 +52,13 @@ def test_errors_are_raised_here_and_all_has_ended(here: bool) -> None:
 
 
 def test_threads_end_with_what_they_help() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     helpers = Helpers(3)
     helpers.for_each(lambda _: None, range(5))
-    assert threading.active_count() == before + 3
+    theirs = set(threading.enumerate()) - before
+    assert len(theirs) == 3
     del helpers
     gc.collect()
-    deadline = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    for thread in theirs:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in theirs)
