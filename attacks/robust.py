@@ -40,7 +40,7 @@ class Hardening(Extension, ABC):
     """What all kinds share: an epsilon that grows, and weights that are chosen by returns with and without attack.
 
     Raises:
-        UserError: The policy cannot be attacked, and so not be hardened.
+        UserError: The policy cannot be attacked, and so not be hardened; or epsilon does not fit its observations.
     """
 
     def __init__(self, agent: OnPolicyAgent) -> None:
@@ -48,6 +48,8 @@ class Hardening(Extension, ABC):
         if agent.policy.has_memory:
             raise UserError("a policy with memory cannot be hardened yet; leave out --robust or --backbone")
         self.victim = Victim.from_agent(agent)
+        x = torch.zeros(1, *agent.observation_space.shape or ())
+        MAD(epsilon=self.config.epsilon, unit=self.config.epsilon_unit).ball_at(self.victim, x)
 
     @property
     def epsilon(self) -> float:
@@ -141,11 +143,13 @@ class PersistentAdversaries(AttackedTraining):
         return PersistentVectorEnv(envs, self.agent, attack, seed=seed)
 
     def state(self) -> dict[str, torch.Tensor]:
-        return {"adversaries": torch.from_numpy(self.perturbed.adversaries)}
+        envs = self.perturbed
+        return {name: torch.from_numpy(getattr(envs, name).copy()) for name in ("adversaries", "resetting")}
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         self.agent.collector  # noqa: B018  It makes the environments.
-        self.perturbed.adversaries = state["adversaries"].numpy().copy()
+        for name, tensor in state.items():
+            setattr(self.perturbed, name, tensor.numpy().copy())
 
 
 class AlternatingAdversary(AttackedTraining):

@@ -165,12 +165,12 @@ def test_adversaries_stay_until_the_episode_ends_or_another_takes_over(monkeypat
         same = (envs.adversaries == before).all(1)
         assert same[~(terminated | envs.resetting)].all() or ended
         ended += int(terminated.sum())
-        assert not same[terminated & before.any(1)].any()
+        assert not same[terminated & before[:, 4].astype(bool)].any()  # A constant push may be drawn twice.
     assert ended
     monkeypatch.setattr("rltool.attacks.persistent.SWITCH", 1.0)
     before = envs.adversaries.copy()
     envs.step(agent.predict(envs.seen)[0])
-    assert not (envs.adversaries == before)[before.any(1)].all(1).any()
+    assert not (envs.adversaries == before)[before[:, 4] != 0].all(1).any()
 
 
 def test_a_push_moves_outputs_where_it_is_to() -> None:
