@@ -56,7 +56,7 @@ Wrapper = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
 
 
 class ShiftedLook(gym.Wrapper, RecordConstructorArgs):
-    """Shows images as `rltool.data.shifts` changes them; textures stay, colors change with episodes, noise with steps."""
+    """Shows images as `rltool.data.shifts` changes them; textures stay, colors change by episode, noise by step."""
 
     def __init__(self, env: gym.Env, shift: str) -> None:
         """Shift the observations of `env`.
