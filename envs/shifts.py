@@ -165,9 +165,13 @@ def fitting(env: gym.Env) -> list[str]:
     space, dynamics = env.observation_space, set(_parameters(env))
     acts = isinstance(env.action_space, Box) and not np.issubdtype(env.action_space.dtype or float, np.integer)
     dynamics |= {"gain", "delay"} if acts else {"delay"}
-    images = isinstance(space, Box) and len(space.shape) == 3 and min(space.shape[0], space.shape[2]) == 3
-    bounded = images and (space.dtype == np.uint8 or bool((space.low >= 0).all() and (space.high <= 1).all()))
-    return [*(SHIFTS if bounded else ()), *(name for name in DYNAMICS if name in dynamics)]
+    return [*(SHIFTS if _shows_colors(space) else ()), *(name for name in DYNAMICS if name in dynamics)]
+
+
+def _shows_colors(space: gym.Space) -> bool:
+    if not isinstance(space, Box) or len(space.shape) != 3 or min(space.shape[0], space.shape[2]) != 3:
+        return False
+    return space.dtype == np.uint8 or bool((space.low >= 0).all() and (space.high <= 1).all())
 
 
 def _parameters(env: gym.Env) -> dict[str, tuple[str, ...]]:
