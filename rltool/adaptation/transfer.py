@@ -23,13 +23,14 @@ from torch.nn import functional as F
 
 from rltool.adaptation.losses import mmd
 from rltool.adaptation.policies import DomainGame, Loss, centered_coral
-from rltool.agents.evaluation import Evaluation, check_spaces, evaluate, with_masks
+from rltool.agents.evaluation import Evaluation, check_spaces, evaluate, for_evaluation, with_masks
 from rltool.agents.learner import Learner
 from rltool.envs import make_vector_env
 from rltool.errors import UserError
 from rltool.networks.backbone import evaluating
 from rltool.networks.observations import channels_last, image_size, is_image
 from rltool.training.optimizers import Adam
+from rltool.training.run import Run, create_run
 from rltool.training.statistics import bootstrap_interval
 
 METHODS = ("dann", "coral", "mmd")
@@ -95,9 +96,14 @@ class Transfer:
         rows = {"source": self.source, "zero_shot": self.zero_shot, "adapted": self.adapted}
         return rows | ({"oracle": self.oracle} if self.oracle else {})
 
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Bootstrap intervals of the mean returns over episodes, by name."""
+        return {name: bootstrap_interval(np.array(each.returns)) for name, each in self.rows().items()}
+
     def verdict(self) -> str:
         """Whether adapting helped, in words."""
-        before, after = (_interval(each) for each in (self.zero_shot, self.adapted))
+        intervals = self.intervals()
+        before, after = intervals["zero_shot"], intervals["adapted"]
         if after[1] < before[0]:
             return "negative transfer: adapting did harm; keep the policy as it was, or try another --method"
         if after[0] <= before[1]:
@@ -110,10 +116,8 @@ class Transfer:
 
     def as_dict(self) -> dict[str, Any]:
         """The figures of a run's summary."""
-        figures: dict[str, Any] = {}
-        for name, each in self.rows().items():
-            figures[f"{name}_return"] = each.mean_return
-            figures[f"{name}_interval"] = list(_interval(each))
+        figures: dict[str, Any] = {f"{name}_return": each.mean_return for name, each in self.rows().items()}
+        figures |= {f"{name}_interval": list(each) for name, each in self.intervals().items()}
         return {
             "adapt_method": self.method,
             "source_env": self.source_env,
@@ -124,10 +128,6 @@ class Transfer:
             "adapt_seconds": round(self.seconds, 2),
             "verdict": self.verdict(),
         }
-
-
-def _interval(result: Evaluation) -> tuple[float, float]:
-    return bootstrap_interval(np.array(result.returns))
 
 
 def adapt_policy(
@@ -292,3 +292,50 @@ def transfer(
     seconds = time.perf_counter() - start
     after = play(agent, target), (play(oracle, target) if oracle else None)
     return Transfer(method, source, target, *before, *after, losses, seconds)
+
+
+def adapt_run(
+    run: Run,
+    target: str,
+    *,
+    method: str = "dann",
+    timesteps: int = 8_000,
+    seed: int = 0,
+    episodes: int = 50,
+    oracle: Run | None = None,
+    run_dir: str = "runs",
+    name: str | None = None,
+) -> tuple[Run, Transfer]:
+    """Adapt a run's agent, in a new run whose environment is the target.
+
+    Args:
+        run: The run; it stays as it is.
+        target: Another look of its environment.
+        method: "dann", "coral" or "mmd".
+        timesteps: How many are looked at, in each of the two.
+        seed: Decides about everything.
+        episodes: How many each return is the mean of.
+        oracle: A run that was trained in the target.
+        run_dir: Folder that the new run is put in.
+        name: Its name; by default <method>-<environment>-<number>.
+
+    Returns:
+        The new run, and the report, which is in its `summary.json`, too.
+
+    Raises:
+        UserError: As `transfer`; nothing was written.
+    """
+    agent, kwargs = run.agent, for_evaluation(run.options.env_kwargs)
+    other = None if oracle is None else oracle.agent
+    report = transfer(agent, run.data, target, method, timesteps, seed, episodes, other, kwargs)
+    # What goes on with the new run, with rewards, begins with the old one's policy.
+    changed = {"name": name, "run_dir": run_dir, "total_timesteps": timesteps, "seed": seed}
+    changed |= {"init_policy": str(run.path.resolve()), "init_backbone": None, "shaping": None, "potential": None}
+    options = run.options.model_copy(update=changed)
+    made = create_run(run.method, target, options, run.config["config"])
+    agent.env_id = target
+    agent.save(made.path / "model.safetensors")
+    figures = {"method": run.method, "data": target, "finished": True, "total_timesteps": timesteps}
+    mean_return = report.adapted.mean_return
+    made.write_json("summary.json", {**figures, "mean_return": mean_return, **report.as_dict()})
+    return made, report
