@@ -37,6 +37,7 @@ EXTENSIONS.add("rnd", "rltool.agents.exploration_config:rnd", "curiosity: reward
 EXTENSIONS.add("icm", "rltool.agents.exploration_config:icm", "curiosity: rewards for what was not foreseen")
 EXTENSIONS.add("parameter_noise", "rltool.agents.exploration_config:parameter_noise", "noise in the policy's weights")
 EXTENSIONS.add("robust", "rltool.attacks.robust_config:robust", "a policy hardened against perturbed observations")
+EXTENSIONS.add("adapt", "rltool.adaptation.policy_config:adapt", "features alike in another look of the environment")
 EXTENSIONS.add("noisy", "rltool.agents.exploration_config:noisy", "learned noise in the weights of hidden layers")
 
 

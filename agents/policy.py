@@ -117,6 +117,10 @@ class Policy(nn.Module):
         inputs, mask = self._inputs(observations)
         return self._distribution(self._features("policy", self.backbone, inputs, sequences), mask)
 
+    def features(self, observations: Tree) -> torch.Tensor:
+        """What the action head reads, `(B, out_features)`, of a policy without memory."""
+        return self.backbone(self._inputs(observations)[0])
+
     def values(self, observations: Tree, sequences: Sequences | None = None) -> torch.Tensor:
         """Values `(B,)` alone."""
         name, critic = self._critic()

@@ -226,6 +226,18 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "learning_rate_schedule": "linear",
             "gamma": 0.98,
         },
+        "rltool/Catch-v0": {
+            "total_timesteps": 60_000,
+            "num_envs": 32,
+            "num_steps": 32,
+            "batch_size": 256,
+            "num_epochs": 3,
+            "learning_rate": 1e-3,
+            "gamma": 0.95,
+            "gae_lambda": 0.9,
+            "ent_coef": 0.01,
+            "shared": True,
+        },
         "Acrobot-v1": {
             **WIDE_ROLLOUTS,
             "gae_lambda": 0.94,

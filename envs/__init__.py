@@ -8,6 +8,7 @@ from rltool.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from rltool.envs.cartpole import CartPoleNoVelocityVectorEnv as CartPoleNoVelocityVectorEnv
+    from rltool.envs.catch import CatchVectorEnv as CatchVectorEnv
     from rltool.envs.classic_control import (
         AcrobotVectorEnv as AcrobotVectorEnv,
     )
@@ -47,6 +48,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "cartpole": ["CartPoleNoVelocityVectorEnv"],
+        "catch": ["CatchVectorEnv"],
         "classic_control": [
             "AcrobotVectorEnv",
             "MountainCarContinuousVectorEnv",

@@ -36,6 +36,7 @@ from rltool.envs.layers import Preparation, Wrapper, Wrappers, make_layered, pro
 from rltool.envs.parallel import ParallelVectorEnv
 from rltool.envs.registration import register_own_environments
 from rltool.envs.replay import Replay
+from rltool.envs.shifts import shift_layers, split_shifts
 from rltool.envs.threads import usable_cores as _usable_cores
 from rltool.errors import UserError
 
@@ -114,7 +115,8 @@ def make_vector_env(
     `get_env_state` has the state of any of these forms.
 
     Args:
-        env_id: a registered id such as "CartPole-v1", or "module:Id" to import the module that registers it first.
+        env_id: a registered id such as "CartPole-v1", or "module:Id" to import the module that registers it first;
+            domain shifts may follow, as in "CartPole-v1~gravityx1.5" (see `rltool.envs.shifts`).
         num_envs: number of environments, at least 1.
         seed: seeds the environments (which are reset, so that a later `reset()` goes on from there) and the action
             space; None leaves both unseeded.
@@ -150,6 +152,8 @@ def make_vector_env(
     if seed is not None and seed < 0:
         raise UserError(f"the seed is {seed}; it must be at least 0")
     mode = _autoreset_mode(autoreset_mode)
+    env_id, shifts = split_shifts(env_id)
+    wrappers = (*shift_layers(shifts), *wrappers)
     spec = _find_spec(env_id)
     options = _options(render_mode, kwargs)
 
@@ -190,7 +194,7 @@ def make_env(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gym.
     """Make a single environment, as `gymnasium.make` does.
 
     Args:
-        env_id: a registered id such as "CartPole-v1", or "module:Id" to import the module that registers it first.
+        env_id: as for `make_vector_env`.
         render_mode: usually "rgb_array" or "human".
         **kwargs: options of the environment, `max_episode_steps` (-1: no limit), and what `make_vector_env` takes from
             `wrappers` to `shaping`.
@@ -201,8 +205,10 @@ def make_env(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gym.
     Raises:
         UserError: if there is no such environment, a package it needs is missing, or an argument is wrong.
     """
+    env_id, shifts = split_shifts(env_id)
     spec = _find_spec(env_id)
     preparation = Preparation(**{name: kwargs.pop(name) for name in Preparation.names() & kwargs.keys()})
+    preparation = dataclasses.replace(preparation, wrappers=(*shift_layers(shifts), *preparation.wrappers))
     options = _options(render_mode, kwargs)
     with _user_errors(spec, options):
         _check_options(spec, options)
@@ -219,7 +225,7 @@ def offers_action_mask(env_id: str, **kwargs: Any) -> bool:
     Raises:
         UserError: as `make_env`.
     """
-    spec = _find_spec(env_id)
+    spec = _find_spec(split_shifts(env_id)[0])
     options = _options(None, kwargs)
     with _user_errors(spec, options):
         _check_options(spec, options)

@@ -6,6 +6,7 @@ import gymnasium as gym
 
 OWN = {
     "rltool/CartPoleNoVelocity-v1": ("rltool.envs.cartpole:CartPoleNoVelocity", 500),
+    "rltool/Catch-v0": ("rltool.envs.catch:Catch", 90),
     "rltool/GridWorld-v0": ("rltool.envs.grid_world:GridWorld", 50),
     "rltool/KeyDoor-v0": ("rltool.envs.key_door:KeyDoor", 200),
     "rltool/PendulumReversed-v1": ("rltool.envs.pendulum:PendulumReversed", 200),

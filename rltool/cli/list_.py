@@ -90,10 +90,13 @@ def datasets() -> None:
 
 @app.command("shifts")
 def shifts() -> None:
-    """Shifts that may follow a data set, as digits~inverted."""
+    """Shifts that may follow a data set or an environment, as digits~inverted, CartPole-v1~gravityx1.5."""
     from rltool.data.shifts import SHIFTS
+    from rltool.envs.shifts import DYNAMICS
 
-    _table("shifts", ["shift", "what it does"], [[f"~{name}", each.summary] for name, each in SHIFTS.items()])
+    shifts = {name: each.summary for name, each in SHIFTS.items()}
+    shifts |= {name: f"(environments) {text}" for name, text in DYNAMICS.items()}
+    _table("shifts", ["shift", "what it does"], [[f"~{name}", text] for name, text in shifts.items()])
 
 
 @app.command("extensions")

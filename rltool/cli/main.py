@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from rltool import __version__
 from rltool.cli import (
+    adapt,
     attack,
     check,
     defend,
@@ -39,6 +40,7 @@ VERBS = [
     "demos",
     "eval",
     "sample",
+    "adapt",
     "attack",
     "defend",
     "robustness",
@@ -72,6 +74,7 @@ app.command("demos")(demos.demos)
 app.command("resume")(resume.resume)
 app.command("eval")(evaluate.evaluate)
 app.command("sample")(sample.sample)
+app.command("adapt")(adapt.adapt)
 app.command("attack", cls=attack.AttackCommand)(attack.attack)
 app.command("defend")(defend.defend)
 app.command("robustness")(robustness.robustness)

@@ -115,6 +115,34 @@ def add_texture(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.abs(x - pattern).astype(np.float32)
 
 
+def dim(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Other lighting: less of it, .8 of the light at the left border and .3 at the right."""
+    return (x * np.linspace(0.8, 0.3, x.shape[3], dtype=np.float32)).astype(np.float32)
+
+
+def blur(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Out of focus: a Gaussian filter as wide as a twentieth of the image, at least .6 pixels."""
+    from scipy.ndimage import gaussian_filter
+
+    width = max(0.6, min(x.shape[2:]) / 20)
+    return gaussian_filter(x, (0, 0, width, width), mode="nearest").astype(np.float32)
+
+
+def filter_randomly(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Every image through a random filter of its own: other colors, contrasts, edges (Lee et al., ICLR 2020).
+
+    Of a pixel and its 8 neighbors in all channels, the pixel counts most; values are brought back into [0, 1].
+    """
+    count, channels = x.shape[:2]
+    weights = rng.standard_normal((count, channels, channels, 3, 3)) / (9 * channels) ** 0.5
+    weights[:, :, :, 1, 1] += rng.standard_normal((count, channels, channels))
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+    y = np.einsum("ncijhw,ndchw->ndij", windows, weights, optimize=True)
+    low, high = y.min((1, 2, 3), keepdims=True), y.max((1, 2, 3), keepdims=True)
+    return ((y - low) / (high - low + 1e-6)).astype(np.float32)
+
+
 SHIFTS = {
     "inverted": Shift("white to black and black to white", invert),
     "rotated": Shift(
@@ -125,6 +153,9 @@ SHIFTS = {
     "noisy": Shift("with Gaussian noise", add_noise, points=True),
     "shifted": Shift("moved down and to the right by an eighth", move),
     "textured": Shift("seen through a smooth random pattern, as MNIST-M", add_texture),
+    "dimmed": Shift("with less light, least of it at the right", dim),
+    "blurred": Shift("out of focus", blur),
+    "random-conv": Shift("every image through a random filter of its own", filter_randomly),
 }
 SPELLINGS = {"colored": "coloured", "recolored": "recoloured"}
 ANGLE = re.compile(r"(-?\d+(?:\.\d+)?)deg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,9 @@ def resolve_options(method: Method, data: str, options: Mapping[str, Any]) -> tu
     """
     preset = options.get("preset", "auto")
     if preset == "auto":
-        preset = data if data in method.presets else "none"
+        # A shift of an environment takes nothing of what suits it.
+        names = [data, re.split("[~@]", data)[0]] if method.data == "ENV" else [data]
+        preset = next((name for name in names if name in method.presets), "none")
     elif preset != "none" and preset not in method.presets:
         raise unknown("preset", preset, ["auto", "none", *method.presets])
     fields = {**RunConfig.model_fields, **method.config.model_fields}

@@ -246,7 +246,7 @@ def shown(path: Path) -> str:
 
 def sanitize(name: str) -> str:
     """A name that is a plain folder name everywhere."""
-    return re.sub(r"[:/~@>\s\\]", "-", name)
+    return re.sub(r"[:/~@>*\s\\]", "-", name)
 
 
 def create_run(method: str, data: str, options: RunConfig, config: dict[str, Any]) -> Run:

@@ -1,0 +1,341 @@
+"""Adapting a trained policy to another look of its environment, `rltool adapt RUN --to ENV~shift`.
+
+No reward of the target is used, only what is seen there when actions are drawn at random; so it is in the source, so
+that both visit alike. First a map of colors is sought behind which the policy's features of the target cannot be told
+from those of the source. It has few weights, and so leaves no room for a match that mixes up what is seen; it starts
+from several random colorings, since the way from one to its inverse is uphill. The policy that looks through this map
+then teaches one that looks at the target itself: what comes out has the form of any other policy.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from rltool.adaptation.losses import mmd
+from rltool.adaptation.policies import DomainGame, Loss, centered_coral
+from rltool.agents.evaluation import Evaluation, check_spaces, evaluate, for_evaluation, with_masks
+from rltool.agents.learner import Learner
+from rltool.envs import make_vector_env
+from rltool.errors import UserError
+from rltool.networks.backbone import evaluating
+from rltool.networks.observations import channels_last, image_size, is_image
+from rltool.training.optimizers import Adam
+from rltool.training.run import Run, create_run
+from rltool.training.statistics import bootstrap_interval
+
+METHODS = ("dann", "coral", "mmd")
+NUM_ENVS = 16
+STARTS = 16  # Colorings that the search begins with; the better half goes on, again and again.
+TRIAL, SEARCH, LESSONS = 50, 300, 600  # Steps: of each in a round, of the last one, of the policy that learns of it.
+BATCH = 128
+LEARNING_RATE = 0.03  # Of the map of colors;
+GENTLY = 3e-4  # and of the policy that learns to do without it.
+
+
+class ColorMap(nn.Module):
+    """Sends the colors of images through an affine map, the same for each pixel.
+
+    Args:
+        space: The space of one image.
+        generator: Draws the map, a rotation or reflection about the middle gray; None: the identity.
+    """
+
+    def __init__(self, space: gym.Space, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.last, channels = channels_last(space), image_size(space)[0]
+        self.scale = 255.0 if space.dtype == np.uint8 else 1.0
+        matrix = torch.eye(channels)
+        if generator is not None:
+            matrix = torch.linalg.qr(torch.randn(channels, channels, generator=generator))[0]
+        self.matrix = nn.Parameter(matrix)
+        self.offset = nn.Parameter(0.5 - 0.5 * matrix.sum(1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images as the space has them, but floats."""
+        x = images.float() / self.scale
+        x = x if self.last else x.movedim(1, -1)
+        x = (x @ self.matrix.T + self.offset) * self.scale
+        return x if self.last else x.movedim(-1, 1)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What became of a policy in another look of its environment: returns, and what they say.
+
+    Attributes:
+        source: Where it was trained, as it was.
+        zero_shot: In the target, as it was.
+        adapted: In the target, adapted.
+        oracle: In the target, another policy that was trained there with rewards, if there is one.
+        losses: How far features were apart in the course of the search, by mmd.
+        seconds: What adapting took, without playing.
+    """
+
+    method: str
+    source_env: str
+    target_env: str
+    source: Evaluation
+    zero_shot: Evaluation
+    adapted: Evaluation
+    oracle: Evaluation | None = None
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def rows(self) -> dict[str, Evaluation]:
+        """All evaluations there are, by name."""
+        rows = {"source": self.source, "zero_shot": self.zero_shot, "adapted": self.adapted}
+        return rows | ({"oracle": self.oracle} if self.oracle else {})
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Bootstrap intervals of the mean returns over episodes, by name."""
+        return {name: bootstrap_interval(np.array(each.returns)) for name, each in self.rows().items()}
+
+    def verdict(self) -> str:
+        """Whether adapting helped, in words."""
+        intervals = self.intervals()
+        before, after = intervals["zero_shot"], intervals["adapted"]
+        if after[1] < before[0]:
+            return "negative transfer: adapting did harm; keep the policy as it was, or try another --method"
+        if after[0] <= before[1]:
+            return "adapting changed nothing to speak of; try another --method, or training with rewards in the target"
+        gap = self.source.mean_return - self.zero_shot.mean_return
+        if gap <= 0:
+            return "adapting helped, although nothing was lost without it"
+        closed = (self.adapted.mean_return - self.zero_shot.mean_return) / gap
+        return f"adapting won back {min(1.0, closed):.0%} of what was lost"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures of a run's summary."""
+        figures: dict[str, Any] = {f"{name}_return": each.mean_return for name, each in self.rows().items()}
+        figures |= {f"{name}_interval": list(each) for name, each in self.intervals().items()}
+        return {
+            "adapt_method": self.method,
+            "source_env": self.source_env,
+            "target_env": self.target_env,
+            **figures,
+            "episodes": len(self.source.returns),
+            "alignment_losses": self.losses,
+            "adapt_seconds": round(self.seconds, 2),
+            "verdict": self.verdict(),
+        }
+
+
+def adapt_policy(
+    agent: Learner,
+    source: str,
+    target: str,
+    method: str = "dann",
+    timesteps: int = 8_000,
+    seed: int = 0,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> list[float]:
+    """Change an agent's policy so that it does in the target what it does in the source.
+
+    Args:
+        agent: Its policy is changed, its critic left as it is.
+        source: Environment that it was trained in.
+        target: The same, looking different.
+        method: What makes features alike: "dann", "coral" or "mmd".
+        timesteps: How many are looked at, in each of the two.
+        seed: Decides about everything.
+        env_kwargs: Arguments of both environments' constructors.
+
+    Returns:
+        How far features were apart, by mmd whatever the method: of the best map of each round, and of the last.
+
+    Raises:
+        UserError: There is no such method, or the policy does not read color images of a known form.
+    """
+    if method not in METHODS:
+        raise UserError(f"no method '{method}' adapts a policy; choose one of {', '.join(METHODS)}")
+    policy, space = agent.policy, agent.observation_space
+    if policy.has_memory or not is_image(space):
+        raise UserError(
+            "a policy is adapted afterwards where it reads images, without a memory; where an environment moves "
+            "differently, train on a range of such, as: rltool train ppo CartPole-v1~gravityx0.5-2"
+        )
+    kwargs = with_masks(agent, env_kwargs)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]), evaluating(policy):
+        torch.manual_seed(seed)
+        seen = [look(env, timesteps, seed + k, kwargs).to(agent.device) for k, env in enumerate((source, target))]
+        teacher = copy.deepcopy(policy).requires_grad_(False)
+        rng = np.random.default_rng(seed)
+        searches = [
+            Search(teacher.features, ColorMap(space, generator if k else None).to(agent.device), method, seen)
+            for k in range(STARTS)
+        ]
+        losses = []
+        while len(searches) > 1:
+            for each in searches:
+                each.go_on(TRIAL, rng)
+            searches.sort(key=lambda each: each.distance())
+            losses.append(searches[0].distance())
+            searches = searches[: len(searches) // 2]
+        (best,) = searches
+        best.go_on(SEARCH, rng, settle=True)
+        losses.append(best.distance())
+        _teach(policy, lambda x: teacher.features(best.colors(x)), seen[1], rng)
+    return losses
+
+
+def look(env_id: str, timesteps: int, seed: int, env_kwargs: Mapping[str, Any]) -> torch.Tensor:
+    """What is seen in an environment when actions are drawn at random, `(timesteps, ...)`."""
+    envs = make_vector_env(env_id, NUM_ENVS, seed=seed, **{"infos": False, **env_kwargs})
+    try:
+        seen = [envs.reset(seed=seed)[0]]
+        while len(seen) * NUM_ENVS < timesteps:
+            seen.append(envs.step(envs.action_space.sample())[0])
+    finally:
+        envs.close()
+    return torch.from_numpy(np.concatenate(seen)[:timesteps])
+
+
+Features = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _draw(seen: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    return seen[torch.from_numpy(rng.integers(len(seen), size=BATCH)).to(seen.device)]
+
+
+class Search:
+    """Learns a map of colors behind which the target's features are like the source's.
+
+    Args:
+        features: Of the policy, from images.
+        colors: The map that it begins with, and changes.
+        method: See `adapt_policy`.
+        seen: Images of the source and of the target.
+    """
+
+    def __init__(self, features: Features, colors: nn.Module, method: str, seen: list[torch.Tensor]) -> None:
+        self.features, self.colors, self.seen = features, colors, seen
+        with torch.no_grad():
+            width = features(seen[0][:1]).shape[1]
+        losses: dict[str, Loss] = {"coral": centered_coral, "mmd": mmd}
+        self.loss = DomainGame(width, seen[0].device) if method == "dann" else losses[method]
+        self.optimizer = Adam(colors, LEARNING_RATE)
+
+    def go_on(self, steps: int, rng: np.random.Generator, settle: bool = False) -> None:
+        """Take steps; to settle, smaller and smaller ones."""
+        for step in range(steps):
+            self.optimizer.learning_rate = LEARNING_RATE * (1 - step / steps if settle else 1)
+            source, target = (_draw(each, rng) for each in self.seen)
+            with torch.no_grad():
+                source = self.features(source)
+            self.optimizer.descend(self.loss(source, self.features(self.colors(target))))
+
+    def distance(self) -> float:
+        """How far apart features are, by `mmd`, on the same images for every map."""
+        rng = np.random.default_rng(0)
+        with torch.no_grad():
+            source, target = (torch.cat([_draw(each, rng) for _ in range(4)]) for each in self.seen)
+            return float(mmd(self.features(source), self.features(self.colors(target))))
+
+
+def _teach(policy: Any, wanted: Features, seen: torch.Tensor, rng: np.random.Generator) -> None:
+    """Let a policy's features of what is seen become those that are wanted; its heads stay."""
+    optimizer = Adam(policy.backbone, GENTLY)
+    for _ in range(LESSONS):
+        x = _draw(seen, rng)
+        with torch.no_grad():
+            right = wanted(x)
+        optimizer.descend(F.mse_loss(policy.features(x), right) / (right.var() + 1e-6))
+
+
+def transfer(
+    agent: Learner,
+    source: str,
+    target: str,
+    method: str = "dann",
+    timesteps: int = 8_000,
+    seed: int = 0,
+    episodes: int = 50,
+    oracle: Any = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> Transfer:
+    """`adapt_policy`, and returns before and after.
+
+    Args:
+        agent: Its policy is changed, as the arguments up to `seed` say to `adapt_policy`.
+        source: Environment that it was trained in.
+        target: The same, looking different.
+        method: "dann", "coral" or "mmd".
+        timesteps: How many are looked at, in each of the two.
+        seed: Decides about everything.
+        episodes: How many each return is the mean of.
+        oracle: Another agent to compare with, trained in the target.
+        env_kwargs: Arguments of both environments' constructors.
+
+    Raises:
+        UserError: As `adapt_policy`; or an agent does not fit the target.
+    """
+    for each in (agent, *([oracle] if oracle else [])):
+        check_spaces(each, target, env_kwargs)
+
+    def play(player: Any, env: str) -> Evaluation:
+        return evaluate(player, env, episodes, seed=seed + 1_000, env_kwargs=env_kwargs)
+
+    before = play(agent, source), play(agent, target)
+    start = time.perf_counter()
+    losses = adapt_policy(agent, source, target, method, timesteps, seed, env_kwargs)
+    seconds = time.perf_counter() - start
+    after = play(agent, target), (play(oracle, target) if oracle else None)
+    return Transfer(method, source, target, *before, *after, losses, seconds)
+
+
+def adapt_run(
+    run: Run,
+    target: str,
+    *,
+    method: str = "dann",
+    timesteps: int = 8_000,
+    seed: int = 0,
+    episodes: int = 50,
+    oracle: Run | None = None,
+    run_dir: str = "runs",
+    name: str | None = None,
+) -> tuple[Run, Transfer]:
+    """Adapt a run's agent, in a new run whose environment is the target.
+
+    Args:
+        run: The run; it stays as it is.
+        target: Another look of its environment.
+        method: "dann", "coral" or "mmd".
+        timesteps: How many are looked at, in each of the two.
+        seed: Decides about everything.
+        episodes: How many each return is the mean of.
+        oracle: A run that was trained in the target.
+        run_dir: Folder that the new run is put in.
+        name: Its name; by default <method>-<environment>-<number>.
+
+    Returns:
+        The new run, and the report, which is in its `summary.json`, too.
+
+    Raises:
+        UserError: As `transfer`; nothing was written.
+    """
+    agent, kwargs = run.agent, for_evaluation(run.options.env_kwargs)
+    other = None if oracle is None else oracle.agent
+    report = transfer(agent, run.data, target, method, timesteps, seed, episodes, other, kwargs)
+    # What goes on with the new run, with rewards, begins with the old one's policy.
+    changed = {"name": name, "run_dir": run_dir, "total_timesteps": timesteps, "seed": seed}
+    changed |= {"init_policy": str(run.path.resolve()), "init_backbone": None, "shaping": None, "potential": None}
+    options = run.options.model_copy(update=changed)
+    made = create_run(run.method, target, options, run.config["config"])
+    agent.env_id = target
+    agent.save(made.path / "model.safetensors")
+    figures = {"method": run.method, "data": target, "finished": True, "total_timesteps": timesteps}
+    mean_return = report.adapted.mean_return
+    made.write_json("summary.json", {**figures, "mean_return": mean_return, **report.as_dict()})
+    return made, report
