@@ -159,8 +159,10 @@ class AdaptationLearner(ClassifierLearner):
         super().prepare()
         if self.config.select == "oracle" and not self.domains.labeled:
             raise UserError(f"{self.domains.target.name} has no labels, which --select oracle chooses by")
-        if self.uses_target and len(self.unlabeled[0]) < 2:
-            raise UserError(f"{self.domains.target.name} has too few examples to adapt to; give at least 10")
+        if len(self.unlabeled[0]) < 2:
+            count = len(self.domains.target.train)
+            counted = "a single training example" if count == 1 else f"{count} training examples"
+            raise UserError(f"{self.domains.target.name} has {counted}, too few to adapt to; give at least 10")
 
     # What a method may change
 

@@ -51,7 +51,8 @@ def load_dataset(name: str, labeled: bool = True) -> Dataset:
         raise UserError(f"{name} has no labels, which a classifier needs; it is for methods that generate, as wgan-gp")
     count = len(data.train) + len(data.test)
     if not labeled and count < LEAST:
-        raise UserError(f"{name} has {count} examples, too few to learn a distribution from; give at least {LEAST}")
+        counted = "a single example" if count == 1 else f"{count} examples"
+        raise UserError(f"{name} has {counted}, too few to learn a distribution from; give at least {LEAST}")
     return data
 
 

@@ -244,6 +244,7 @@ def test_a_target_without_labels_is_adapted_to(tmp_path):
         ("dann", "moons:grid25", {}, "2 classes and grid25 25"),
         ("dann", "moons:moons~shaken", {}, "no shift 'shaken'"),
         ("adabn", "digits:digits~inverted", {"backbone": "cnn"}, "batch norm, and this backbone has none"),
+        ("adabn", "digits:digits~noisy", {"backbone": "resnet", "resnet_norm": "layer"}, "--resnet-norm batch"),
         ("tent", MOONS, {"batch_norm": False}, "batch norm, and this backbone has none"),
         ("irm", MOONS, {}, "compares several sources"),
         ("dann", MOONS, {"folds": 3, "fold": 0}, "leave --folds out"),
@@ -258,8 +259,36 @@ def test_what_does_not_fit(method, data, options, sentence):
 
 def test_a_target_of_a_single_example(tmp_path):
     np.savez(tmp_path / "one.npz", x=np.zeros((1, 2), np.float32), y=np.zeros(1, np.int64))
-    with pytest.raises(UserError, match="has 1 examples"):
+    with pytest.raises(UserError, match="a single example, too few"):
         build("dann", f"moons:{tmp_path / 'one.npz'}")
+
+
+@pytest.mark.parametrize("method", ["dann", "adabn", "tent"])
+def test_a_single_training_example_of_the_target(method, tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(21, 2)).astype(np.float32), np.arange(21) % 2
+    np.savez(tmp_path / "t.npz", x_train=x[:1], y_train=y[:1], x_test=x[1:], y_test=y[1:])
+    with pytest.raises(UserError, match="t has a single training example, too few to adapt to; give at least 10"):
+        build(method, f"moons:{tmp_path / 't.npz'}")
+
+
+@pytest.mark.parametrize(("one", "two", "fit"), [(1, 3, True), (3, 1, True), (1, 2, False), (4, 2, False)])
+def test_channels_that_do_not_fit(one, two, fit, tmp_path):
+    for name, channels in (("s", one), ("t", two)):
+        np.savez(tmp_path / f"{name}.npz", x=np.zeros((40, 8, 8, channels), np.uint8), y=np.arange(40) % 2)
+    pair = f"{tmp_path / 's.npz'}:{tmp_path / 't.npz'}"
+    if fit:
+        assert load_domains(pair).target.train.x.shape[1] == 3
+        return
+    with pytest.raises(UserError, match=f"s holds images of {one} channels and t of {two}; a pair needs"):
+        load_domains(pair)
+
+
+def test_labels_given_by_mistake_need_not_be_of_all_classes(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    np.savez(tmp_path / "t.npz", x=x, y=np.ones(40, np.int64))
+    learner = build("coral", f"moons:{tmp_path / 't.npz'}")
+    learner.learn(64)
+    assert any("taught and chose nothing" in line for line in learner.sentences(learner.test()))
 
 
 # Words
