@@ -91,9 +91,12 @@ def datasets() -> None:
 @app.command("shifts")
 def shifts() -> None:
     """Shifts that may follow a data set, as digits~inverted."""
+    from rltool.data.label_shifts import LABEL_SHIFTS
     from rltool.data.shifts import SHIFTS
 
-    _table("shifts", ["shift", "what it does"], [[f"~{name}", each.summary] for name, each in SHIFTS.items()])
+    rows = [[f"~{name}", each.summary] for name, each in SHIFTS.items()]
+    rows += [[f"~{name}", each.summary] for name, each in LABEL_SHIFTS.items()]
+    _table("shifts", ["shift", "what it does"], [*rows, ["~0-5", "classes 0 to 5 alone; ~0,3,7-9 works, too"]])
 
 
 @app.command("extensions")
