@@ -65,7 +65,7 @@ def draw_boundary(learners: Sequence[tuple[str, Any]], path: Path) -> Path:
         low, high = whole.min(0) - 0.3, whole.max(0) + 0.3
         grid = np.stack(np.meshgrid(*(np.linspace(a, b, 200) for a, b in zip(low, high, strict=True))), -1)
         points = torch.from_numpy(grid.reshape(-1, 2).astype(np.float32)).to(learner.device)
-        read = learner.logits(points).argmax(-1).cpu().numpy().reshape(200, 200)
+        read = learner.decide(learner.logits(points)).cpu().numpy().reshape(200, 200)
         plot.contourf(grid[..., 0], grid[..., 1], read, levels=np.arange(-0.5, 10.5), cmap="tab10", alpha=0.2)
         for part, marker in zip(parts, ("o", "x"), strict=True):
             some = slice(None, SHOWN)
