@@ -48,4 +48,13 @@ class Universal(AdaptationLearner):
         adapting = adapting + config.entropy_weight * binary_entropy(seen)
         figures = {"pseudo_labels": known.mean(), "rejected": unknown.mean(), "adaptation_loss": adapting.detach()}
         total = loss + one_vs_all(logits, batch.y).mean() + adapting * self.strength
+        if config.mixed_weight:
+            total = total + config.mixed_weight * self.mixed_loss(batch)
         return total, {**self.figures(loss, logits, batch.y), **figures, "weight": self.strength}
+
+    def mixed_loss(self, batch: Batch) -> torch.Tensor:
+        """Cross-entropy of rejecting what is halfway between two examples of the source, of different classes."""
+        order = torch.randperm(len(batch.x), device=batch.x.device)
+        apart = (batch.y != batch.y[order]).float()
+        logits = self.model((batch.x + batch.x[order]) / 2)
+        return (hardest_negative(logits) * apart).sum() / apart.sum().clamp_min(1)
