@@ -120,7 +120,7 @@ class UniversalConfig(WeightedConfig):
         0.1, description="Weight of the entropy of each class's yes or no in the target."
     )
     mixed_weight: NonNegativeFloat = Field(
-        1.0, description="Weight of rejecting mixtures of two of the source's classes, which are none."
+        0.1, description="Weight of rejecting mixtures of two of the source's classes, which are none."
     )
     threshold: float = Field(
         0.9, ge=0.5, le=1, description="Certainty of the teacher from which its yes or no is taken for a label."

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rltool.adaptation.checks import describe_adversary, proxy_a_distance
+from rltool.adaptation.checks import concept_shift, describe_adversary, proxy_a_distance
 from rltool.adaptation.config import AdaptationConfig
 from rltool.training.progress import Progress
 from rltool.training.run import Run
@@ -51,7 +51,7 @@ def conclude(learner: Any, run: Run, progress: Progress) -> dict[str, Any] | Non
     if averaged:
         last["domain_accuracy"] = float(np.mean(averaged))
     figures |= last
-    figures["notes"] = [*learner.sentences(result), *describe_adversary(figures)]
+    figures["notes"] = [*learner.sentences(result), *concept_shift(figures), *describe_adversary(figures)]
     draw(learner, run, beside, result)
     return figures
 

@@ -26,6 +26,8 @@ from rltool.supervised.learner import LARGE_BATCH, ClassifierLearner
 from rltool.training.checkpoint import State
 from rltool.training.optimizers import Adam
 
+OTHER_SHARES = 0.2  # Total variation of the classes' shares from which it is said that they differ.
+
 Figures = dict[str, Any]
 Predict = Callable[[torch.Tensor], torch.Tensor]
 
@@ -363,7 +365,7 @@ class AdaptationLearner(ClassifierLearner):
     def sentences(self, result: Mapping[str, Any]) -> list[str]:
         """What is to be said of what `test` returned."""
         target = split_name(self.data)[1]
-        lines = [*self.lacking(), *collapse(result["predicted"])]
+        lines = [*self.differing_classes(), *collapse(result["predicted"])]
         if self.domains.labeled and self.label_free and self.config.select != "oracle" and Path(target).exists():
             lines.append(f"{target} has labels: they taught and chose nothing, they only measured this")
         if self.config.select == "oracle":
@@ -372,13 +374,23 @@ class AdaptationLearner(ClassifierLearner):
             )
         return lines
 
-    def lacking(self) -> list[str]:
-        """Which of the source's classes the target is known to be without, in a sentence."""
-        there = set(np.unique(self.domains.target.test.y))
-        lacking = [name for k, name in enumerate(self.domains.source.classes) if k not in there]
-        if not self.domains.labeled or not lacking:
+    def differing_classes(self) -> list[str]:
+        """How the target's classes are known to differ from the source's, in a sentence."""
+        if not self.domains.labeled:
             return []
-        return [f"the target has no examples of the source's classes {', '.join(lacking)}"]
+        classes = self.domains.source.classes
+        parts = [each.train.y for each in (self.domains.source, self.domains.target)]
+        there, here = (np.bincount(y[y < len(classes)], minlength=len(classes)) for y in parts)
+        lacking = [name for name, count in zip(classes, here, strict=True) if not count]
+        if lacking:
+            return [f"the target has no examples of the source's classes {', '.join(lacking)}"]
+        apart = np.abs(there / there.sum() - here / here.sum()).sum() / 2
+        if apart < OTHER_SHARES:
+            return []
+        return [
+            f"{apart:.0%} of the target would need another class for these to be as frequent as in the source, a label "
+            "shift; dann, coral, mmd and entropy presuppose that they are, source-only and universal do not"
+        ]
 
     def conclude(self, run: Any, progress: Any) -> Any:
         """Measure the chosen weights, train the controls, draw, and say what it was worth."""

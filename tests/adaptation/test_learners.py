@@ -6,6 +6,7 @@ import torch
 
 import rltool
 from rltool.adaptation.batch_norm import adapt_statistics, batch_norms
+from rltool.adaptation.checks import concept_shift
 from rltool.adaptation.domains import load_domains, split_name
 from rltool.adaptation.learner import Batch
 from rltool.adaptation.losses import domain_cross_entropy
@@ -314,7 +315,7 @@ def test_classes_are_matched_by_name():
     assert (shifted.target.test.y == whole[whole >= 4]).all()
     learner = build("coral", "digits:digits~4-9")
     learner.learn(64)
-    (line,) = learner.lacking()
+    (line,) = learner.differing_classes()
     assert line == "the target has no examples of the source's classes 0, 1, 2, 3"
     assert set(learner.test()["class_accuracy"]) == set("456789")
 
@@ -346,6 +347,17 @@ def test_universal_learns_what_is_unknown():
     assert figures["universal"]["h_score"] > 0.7
     assert figures["universal"]["h_score"] > figures["source-only"]["h_score"] + 0.2
     assert figures["target-oracle"]["h_score"] > 0.9
+
+
+def test_a_label_shift_is_said_and_so_is_a_concept_shift():
+    (line,) = build("source-only", "digits:digits~imbalanced").differing_classes()
+    assert "a label shift" in line
+    assert build("source-only", "digits:digits~noisy").differing_classes() == []
+    figures = {"a_distance_before": 0.02, "source_only_accuracy": 0.01, "target_oracle_accuracy": 0.9}
+    assert "a concept shift" in concept_shift(figures)[0]
+    assert concept_shift({**figures, "a_distance_before": 1.0}) == []
+    assert concept_shift({**figures, "source_only_accuracy": 0.85}) == []
+    assert concept_shift({}) == []
 
 
 # Words
