@@ -14,6 +14,7 @@ from rltool.errors import TrainingError
 INERT = 1e-10  # Gradient of a domain classifier, per feature vector, below which nothing arrives.
 TOLD_APART = 0.9  # Accuracy of a domain classifier that features have not fled from.
 FAR, NEAR = 1.0, 0.4  # Proxy A-distances, of 0 to 2.
+OTHERWISE = 0.2  # How far accuracy falls between domains that look alike, if their labels differ.
 MOST = 2_000  # Examples of a domain that a distance is measured on.
 
 
@@ -73,6 +74,22 @@ def refuse_inert(gradient: float, accuracy: float) -> None:
             f"the domain classifier does nothing: its gradient at the features is {gradient:.1g}, and it is right "
             f"{accuracy:.0%} of the time; its output must be a logit, without softmax or sigmoid"
         )
+
+
+def concept_shift(figures: Mapping[str, Any]) -> list[str]:
+    """Whether domains that look alike are labeled otherwise, in a sentence.
+
+    Args:
+        figures: Of the controls: `a_distance_before`, `source_only_accuracy`, `target_oracle_accuracy`.
+    """
+    without, oracle = figures.get("source_only_accuracy"), figures.get("target_oracle_accuracy")
+    if without is None or oracle is None or figures["a_distance_before"] >= NEAR or oracle - without < OTHERWISE:
+        return []
+    return [
+        f"the domains look alike (proxy A-distance {figures['a_distance_before']:.2f}), but what is right in the "
+        "source is wrong in the target: a concept shift, of which examples without labels say nothing; give a few labels of "
+        "the target to fine-tune"
+    ]
 
 
 def describe_adversary(figures: Mapping[str, Any]) -> list[str]:

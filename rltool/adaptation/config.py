@@ -110,6 +110,23 @@ class SelfTrainingConfig(WeightedConfig):
     )
 
 
+class UniversalConfig(WeightedConfig):
+    """Options of `universal`: one-vs-all classifiers as in Saito & Saenko, "OVANet", ICCV 2021, with self-training."""
+
+    ema: float = Field(
+        0.99, ge=0, lt=1, description="The teacher, which predicts, is a running mean of the weights, of this decay."
+    )
+    entropy_weight: NonNegativeFloat = Field(
+        0.1, description="Weight of the entropy of each class's yes or no in the target."
+    )
+    mixed_weight: NonNegativeFloat = Field(
+        0.1, description="Weight of rejecting mixtures of two of the source's classes, which are none."
+    )
+    threshold: float = Field(
+        0.9, ge=0.5, le=1, description="Certainty of the teacher from which its yes or no is taken for a label."
+    )
+
+
 class DIRTTConfig(DANNConfig):
     """Options of `dirt-t`: Shu et al., "A DIRT-T approach to unsupervised domain adaptation", ICLR 2018."""
 

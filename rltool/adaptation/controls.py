@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rltool.adaptation.checks import describe_adversary, proxy_a_distance
+from rltool.adaptation.checks import concept_shift, describe_adversary, proxy_a_distance
 from rltool.adaptation.config import AdaptationConfig
 from rltool.training.progress import Progress
 from rltool.training.run import Run
@@ -16,6 +16,7 @@ CONTROLS = {
     "source-only": "the same classifier without adaptation",
     "target-oracle": "the same classifier, told the target's labels",
 }
+FIGURES = ("source_accuracy", "target_accuracy", "known_accuracy", "unknown_accuracy", "h_score")
 
 
 def conclude(learner: Any, run: Run, progress: Progress) -> dict[str, Any] | None:
@@ -30,7 +31,7 @@ def conclude(learner: Any, run: Run, progress: Progress) -> dict[str, Any] | Non
         Figures for `summary.json`; None if the user stopped a control, which a resume goes on with.
     """
     result = run.agent.test()
-    figures = {name: result[name] for name in ("source_accuracy", "target_accuracy") if name in result}
+    figures = {name: result[name] for name in FIGURES if name in result}
     figures["a_distance"] = a_distance(run.agent)
     beside = [(learner.method, run.agent)]
     for name in wanted_controls(learner):
@@ -38,8 +39,9 @@ def conclude(learner: Any, run: Run, progress: Progress) -> dict[str, Any] | Non
         trained = train_control(run, name)
         if not trained.summary.get("finished"):
             return None
-        if "target_accuracy" in trained.summary:
-            figures[f"{name.replace('-', '_')}_accuracy"] = trained.summary["target_accuracy"]
+        for figure in ("target_accuracy", "h_score"):
+            if figure in trained.summary:
+                figures[f"{name.replace('-', '_')}_{figure.removeprefix('target_')}"] = trained.summary[figure]
         if name == "source-only":
             trained.agent.domains = learner.domains
             beside.insert(0, (name, trained.agent))
@@ -49,7 +51,7 @@ def conclude(learner: Any, run: Run, progress: Progress) -> dict[str, Any] | Non
     if averaged:
         last["domain_accuracy"] = float(np.mean(averaged))
     figures |= last
-    figures["notes"] = [*learner.sentences(result), *describe_adversary(figures)]
+    figures["notes"] = [*learner.sentences(result), *concept_shift(figures), *describe_adversary(figures)]
     draw(learner, run, beside, result)
     return figures
 
@@ -80,7 +82,7 @@ def draw(learner: Any, run: Run, beside: list[tuple[str, Any]], result: dict[str
     elif len(shape) == 3:
         pictures.draw_domains(learner, run.path / "domains.png")
     if "confusion" in result:
-        draw_confusion(run, np.array(result["confusion"]), learner.domains.source.classes)
+        draw_confusion(run, np.array(result["confusion"]), list(result["predicted"]))
 
 
 def train_control(run: Run, name: str) -> Run:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rltool.adaptation.verdict import UNKNOWN
 from rltool.data.datasets import SOURCES, load_dataset
 from rltool.data.examples import Dataset, Part
 from rltool.data.pairs import fit_images, make_pair
@@ -20,7 +21,8 @@ class Domains:
 
     Attributes:
         sources: Where labels are learned from.
-        target: What is adapted to; its labels, where there are some, only measure.
+        target: What is adapted to; its labels, where there are some, only measure. They are numbered as the sources'
+            are, by name; what the sources lack is one more class, `UNKNOWN`.
     """
 
     sources: tuple[Dataset, ...]
@@ -41,6 +43,11 @@ class Domains:
     def labeled(self) -> bool:
         """Whether the target has labels to measure by."""
         return len(self.target.classes) > 1
+
+    @property
+    def open(self) -> bool:
+        """Whether the target is known to have classes that the sources lack."""
+        return self.target.classes[-1:] == (UNKNOWN,)
 
 
 def split_name(name: str) -> tuple[list[str], str]:
@@ -81,18 +88,43 @@ def load_domains(name: str) -> Domains:
     names, target_name = split_name(name)
     sources = [load_dataset(each) for each in names]
     target = load_dataset(target_name, labeled=False)
-    for other in [*sources[1:], target]:
-        if len(other.classes) > 1 and other.classes != sources[0].classes:
+    for other in sources[1:]:
+        if other.classes != sources[0].classes:
             raise UserError(
                 f"{sources[0].name} has {len(sources[0].classes)} classes and {other.name} {len(other.classes)}, or "
-                "others; adapting needs domains of the same classes"
+                "others; sources need the same classes"
             )
+    target = rename_classes(target, sources[0])
     pairs = [make_pair(sources[0], other) for other in [*sources[1:], target]]
     shape = max((pair.source.train.x.shape[1:] for pair in pairs), key=lambda each: each[0])
     return Domains(
         tuple(_fitted(each, shape) for each in [pairs[0].source, *(pair.target for pair in pairs[:-1])]),
         _fitted(pairs[-1].target, shape),
     )
+
+
+def rename_classes(target: Dataset, source: Dataset) -> Dataset:
+    """The target with its labels numbered as the source's, by name; the class `UNKNOWN` for what the source lacks.
+
+    Raises:
+        UserError: No class of the target is one of the source's.
+    """
+    if len(target.classes) < 2 or target.classes == source.classes:
+        return target
+    known = {name: number for number, name in enumerate(source.classes)}
+    if not known.keys() & set(target.classes):
+        raise UserError(
+            f"{source.name} has the classes {_listed(source.classes)} and {target.name} {_listed(target.classes)}; "
+            "adapting needs classes in common"
+        )
+    numbers = np.array([known.get(name, len(known)) for name in target.classes])
+    train, test = (Part(part.x, numbers[part.y]) for part in (target.train, target.test))
+    lacking = (UNKNOWN,) if numbers.max() == len(known) else ()
+    return Dataset(target.name, train, test, (*source.classes, *lacking))
+
+
+def _listed(classes: tuple[str, ...]) -> str:
+    return ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
 
 
 def _fitted(data: Dataset, shape: tuple[int, ...]) -> Dataset:

@@ -46,7 +46,7 @@ class FineTune(AdaptationLearner):
         rng = np.random.default_rng((self.seed, 2))
         held_out = max(1, per_class // 5) if per_class > 1 else 0
         learned, stopping = [], []
-        for label in range(len(self.domains.target.classes)):
+        for label in np.unique(part.y):
             rows = rng.permutation(np.flatnonzero(part.y == label))[:per_class]
             if len(rows) < per_class:
                 raise UserError(f"the target has {len(rows)} examples of class {label}; lower --labels-per-class")

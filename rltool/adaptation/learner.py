@@ -18,13 +18,15 @@ from rltool.adaptation.augmentation import AUGMENTATIONS
 from rltool.adaptation.config import AdaptationConfig
 from rltool.adaptation.domains import Domains, load_domains, split_name
 from rltool.adaptation.selection import CRITERIA, Validation
-from rltool.adaptation.verdict import collapse
+from rltool.adaptation.verdict import UNKNOWN, collapse, h_score
 from rltool.data.examples import Dataset
 from rltool.errors import TrainingError, UserError
 from rltool.networks.backbone import evaluating
 from rltool.supervised.learner import LARGE_BATCH, ClassifierLearner
 from rltool.training.checkpoint import State
 from rltool.training.optimizers import Adam
+
+OTHER_SHARES = 0.2  # Total variation of the classes' shares from which it is said that they differ.
 
 Figures = dict[str, Any]
 Predict = Callable[[torch.Tensor], torch.Tensor]
@@ -73,6 +75,7 @@ class AdaptationLearner(ClassifierLearner):
     config: AdaptationConfig
     uses_target = True  # Whether unlabeled examples of the target are learned from.
     label_free = True  # Whether its labels are never learned from.
+    open_set = False  # Whether it can do with classes of the target that the source lacks.
 
     def __init__(
         self,
@@ -157,10 +160,17 @@ class AdaptationLearner(ClassifierLearner):
         if self.config.folds:
             raise UserError("folds divide the source alone and say nothing of the target; leave --folds out")
         super().prepare()
+        if self.domains.open and not self.open_set:
+            raise UserError(
+                f"{self.domains.target.name} has classes that {self.domains.source.name} lacks, which {self.method} "
+                "would take for its own; universal answers 'unknown'"
+            )
         if self.config.select == "oracle" and not self.domains.labeled:
             raise UserError(f"{self.domains.target.name} has no labels, which --select oracle chooses by")
-        if self.uses_target and len(self.unlabeled[0]) < 2:
-            raise UserError(f"{self.domains.target.name} has too few examples to adapt to; give at least 10")
+        if len(self.unlabeled[0]) < 2:
+            count = len(self.domains.target.train)
+            counted = "a single training example" if count == 1 else f"{count} training examples"
+            raise UserError(f"{self.domains.target.name} has {counted}, too few to adapt to; give at least 10")
 
     # What a method may change
 
@@ -238,10 +248,14 @@ class AdaptationLearner(ClassifierLearner):
         self.rows = rows
         return super().minibatch(rows)
 
+    def unlabeled_batch(self, count: int) -> torch.Tensor:
+        """Examples of the target, drawn at random."""
+        x = self.unlabeled[0]
+        return x[torch.randint(len(x), (count,), device=self.device)]
+
     def target_batch(self, count: int) -> torch.Tensor:
         """Examples of the target, drawn at random, as this minibatch shows them."""
-        x = self.unlabeled[0]
-        return self.augment(x[torch.randint(len(x), (count,), device=self.device)])
+        return self.augment(self.unlabeled_batch(count))
 
     def train_step(self, x: torch.Tensor, y: torch.Tensor) -> Figures:
         """One step on a minibatch of the source and one of the target; returns its figures."""
@@ -272,6 +286,19 @@ class AdaptationLearner(ClassifierLearner):
         with torch.no_grad(), evaluating(model):
             return torch.cat([model.backbone((part - model.mean) / model.std) for part in x.split(LARGE_BATCH)])
 
+    @property
+    def rejecting(self) -> bool:
+        """Whether an answer may be that it is none of the source's classes."""
+        return self.open_set and self.domains.open
+
+    def decide(self, logits: torch.Tensor) -> torch.Tensor:
+        """The answers `(n,)` that logits `(n, classes)` stand for; after the source's classes, that it is unknown.
+
+        Where the target has other classes, what is taken for one with less than even odds is unknown.
+        """
+        p, label = logits.softmax(-1).max(-1)
+        return torch.where(p < 0.5, len(self.domains.source.classes), label) if self.rejecting else label
+
     def validation(self) -> Validation:
         """What chooses weights: held-out examples of both domains as they are seen now."""
         x, y = self.examples[1]
@@ -295,7 +322,7 @@ class AdaptationLearner(ClassifierLearner):
         }
         if self.domains.labeled:
             labels = torch.from_numpy(self.domains.target.train.y[self.held_out_target]).to(self.device)
-            figures["target_accuracy"] = float((seen.target_logits.argmax(-1) == labels).float().mean())
+            figures["target_accuracy"] = float((self.decide(seen.target_logits) == labels).float().mean())
         return {**figures, "score": self.score(seen, figures)}
 
     def score(self, seen: Validation, figures: Mapping[str, float]) -> float:
@@ -310,16 +337,17 @@ class AdaptationLearner(ClassifierLearner):
 
         Returns:
             `source_accuracy`; `target_accuracy`, `class_accuracy` by name and `confusion` of the target, where it has
-            labels; `predicted`, the share of the target that is read as each class; `examples` of the target.
+            labels, and `h_score` with its parts where some are of no class of the source; `predicted`, the share of
+            the target that is read as each class; `examples` of the target.
         """
         return self.measure(self.logits, self.logits)
 
     def measure(self, in_source: Predict, in_target: Predict) -> dict[str, Any]:
         """`test` for functions from inputs `(n, ...)` to logits, one for each domain."""
         source, target = self.domains.source.test, self.domains.target.test
-        read = in_source(torch.from_numpy(source.x).to(self.device)).argmax(-1).cpu().numpy()
-        predicted = in_target(torch.from_numpy(target.x).to(self.device)).argmax(-1).cpu().numpy()
-        classes = self.domains.source.classes
+        read = self.decide(in_source(torch.from_numpy(source.x).to(self.device))).cpu().numpy()
+        predicted = self.decide(in_target(torch.from_numpy(target.x).to(self.device))).cpu().numpy()
+        classes = (*self.domains.source.classes, UNKNOWN) if self.rejecting else self.domains.source.classes
         shares = np.bincount(predicted, minlength=len(classes)) / max(len(predicted), 1)
         result: dict[str, Any] = {"source_accuracy": float((read == source.y).mean())}
         if self.domains.labeled:
@@ -330,12 +358,14 @@ class AdaptationLearner(ClassifierLearner):
                 "class_accuracy": {n: counts[k, k] / counts[k].sum() for k, n in enumerate(classes) if counts[k].any()},
                 "confusion": counts.tolist(),
             }
+        if self.domains.open:
+            result |= h_score(result["class_accuracy"])
         return {**result, "predicted": dict(zip(classes, shares.tolist(), strict=True)), "examples": len(predicted)}
 
     def sentences(self, result: Mapping[str, Any]) -> list[str]:
         """What is to be said of what `test` returned."""
         target = split_name(self.data)[1]
-        lines = collapse(result["predicted"])
+        lines = [*self.differing_classes(), *collapse(result["predicted"])]
         if self.domains.labeled and self.label_free and self.config.select != "oracle" and Path(target).exists():
             lines.append(f"{target} has labels: they taught and chose nothing, they only measured this")
         if self.config.select == "oracle":
@@ -343,6 +373,24 @@ class AdaptationLearner(ClassifierLearner):
                 "the target's labels chose these weights (--select oracle): this is no adaptation without them"
             )
         return lines
+
+    def differing_classes(self) -> list[str]:
+        """How the target's classes are known to differ from the source's, in a sentence."""
+        if not self.domains.labeled:
+            return []
+        classes = self.domains.source.classes
+        parts = [each.train.y for each in (self.domains.source, self.domains.target)]
+        there, here = (np.bincount(y[y < len(classes)], minlength=len(classes)) for y in parts)
+        lacking = [name for name, count in zip(classes, here, strict=True) if not count]
+        if lacking:
+            return [f"the target has no examples of the source's classes {', '.join(lacking)}"]
+        apart = np.abs(there / there.sum() - here / here.sum()).sum() / 2
+        if apart < OTHER_SHARES:
+            return []
+        return [
+            f"{apart:.0%} of the target would need another class for these to be as frequent as in the source, a label "
+            "shift; dann, coral, mmd and entropy presuppose that they are, source-only and universal do not"
+        ]
 
     def conclude(self, run: Any, progress: Any) -> Any:
         """Measure the chosen weights, train the controls, draw, and say what it was worth."""
@@ -379,13 +427,13 @@ class AdaptationLearner(ClassifierLearner):
 class SourceOnly(AdaptationLearner):
     """No adaptation: the classifier of the source, as it comes."""
 
-    uses_target = False
+    uses_target, open_set = False, True
 
 
 class TargetOracle(AdaptationLearner):
     """What is reached by learning from the target's labels: not an adaptation, but what one is measured by."""
 
-    method, uses_target, label_free = "target-oracle", False, False
+    method, uses_target, label_free, open_set = "target-oracle", False, False, True
 
     @cached_property
     def dataset(self) -> Dataset:

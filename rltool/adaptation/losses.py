@@ -121,6 +121,30 @@ def _unit(x: torch.Tensor) -> torch.Tensor:
     return F.normalize(x.flatten(1), eps=1e-20).view_as(x)
 
 
+def one_vs_all(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Cross-entropies of a class's own classifier, and of the hardest other one (Saito & Saenko, OVANet, ICCV 2021).
+
+    Args:
+        logits: Of each class against all others `(B, classes)`; above 0 it is that class.
+        y: Labels `(B,)`.
+
+    Returns:
+        `(B,)`.
+    """
+    own = y[:, None]
+    return F.softplus(-logits.gather(1, own)).squeeze(1) + hardest_negative(logits.scatter(1, own, -torch.inf))
+
+
+def hardest_negative(logits: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy `(B,)` of saying no by the classifier that says it least, of logits `(B, classes)`."""
+    return F.softplus(logits.amax(-1))
+
+
+def binary_entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Mean entropy, in nats, of the yes or no that each logit stands for."""
+    return (F.softplus(-logits) + logits * (-logits).sigmoid()).mean()
+
+
 def distance_to(start: Sequence[torch.Tensor], now: Sequence[torch.Tensor]) -> torch.Tensor:
     """Half the squared distance of weights to where they started (Li et al., "L2-SP", ICML 2018)."""
     return 0.5 * torch.stack([(a - b.detach()).square().sum() for a, b in zip(now, start, strict=True)]).sum()

@@ -20,40 +20,64 @@ EXAMPLES = 10  # Images of a domain in a picture.
 
 def principal_axes(x: np.ndarray) -> np.ndarray:
     """Coordinates `(n, 2)` along the two directions in which points `(n, d)` vary most."""
-    centered = x - x.mean(0)
-    axes = np.linalg.svd(centered, full_matrices=False)[2][:2]
-    projected = centered @ axes.T
+    projected = _principal(x, 2)
     return np.pad(projected, ((0, 0), (0, 2 - projected.shape[1])))
 
 
+def _principal(x: np.ndarray, count: int) -> np.ndarray:
+    centered = x - x.mean(0)
+    return np.asarray(centered @ np.linalg.svd(centered, full_matrices=False)[2][:count].T)
+
+
+def neighbor_embedding(x: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Coordinates `(n, 2)` in which near points `(n, d)` stay near: t-SNE (van der Maaten & Hinton, JMLR 2008)."""
+    from sklearn.manifold import TSNE
+
+    reduced = x if x.shape[1] <= 30 else _principal(x, 30)  # As its authors do: faster, and less noise.
+    perplexity = min(30.0, max(1.0, (len(x) - 1) / 3))
+    embedded: np.ndarray = TSNE(perplexity=perplexity, init="random", random_state=seed, max_iter=500).fit_transform(
+        np.ascontiguousarray(reduced, dtype=np.float64)
+    )
+    return embedded
+
+
 def draw_features(learners: Sequence[tuple[str, Any]], path: Path) -> Path:
-    """`features.png`: principal axes of the test features, colored by domain and by class; a column for each learner.
+    """`features.png`: the test features, colored by domain and by class; two columns for each learner.
+
+    The first shows the principal axes, the second t-SNE, in which distances between clusters mean nothing.
 
     Args:
         learners: What to call each, and the learner.
         path: The file.
     """
-    figure, axes = _figure(2, len(learners))
+    figure, axes = _figure(2, 2 * len(learners), size=(3.2, 3.2))
     for column, (title, learner) in enumerate(learners):
         domains, rng = learner.domains, np.random.default_rng(0)
         rows = [rng.permutation(len(each.test))[:SHOWN] for each in (domains.source, domains.target)]
         x = [each.test.x[r] for each, r in zip((domains.source, domains.target), rows, strict=True)]
         features = [learner.embed(torch.from_numpy(part).to(learner.device)).cpu().numpy() for part in x]
-        flat, count = principal_axes(np.concatenate(features)), len(rows[0])
-        by_domain, by_class = axes[0][column], axes[1][column]
-        for part, name, color in zip((flat[:count], flat[count:]), ("source", "target"), COLORS, strict=True):
-            by_domain.scatter(*part.T, s=6, color=color, label=name, linewidths=0, alpha=0.7)
-        by_domain.set_title(title)
         labels = [domains.source.test.y[rows[0]], domains.target.test.y[rows[1]]]
-        for part, y, marker in zip((flat[:count], flat[count:]), labels, ("o", "x"), strict=True):
-            known = y if marker == "o" or domains.labeled else np.full(len(y), -1)
-            by_class.scatter(*part.T, c=known, cmap="tab10", vmin=-0.5, vmax=9.5, s=9, marker=marker, linewidths=0.6)
-        by_class.set_xlabel("by class: source o, target x")
-        for each in (by_domain, by_class):
-            each.set(xticks=[], yticks=[])
+        whole = np.concatenate(features)
+        for k, (kind, flat) in enumerate((("PCA", principal_axes(whole)), ("t-SNE", neighbor_embedding(whole)))):
+            pair = axes[0][2 * column + k], axes[1][2 * column + k]
+            _scatter_domains(pair, flat, labels, domains.labeled)
+            pair[0].set_title(f"{title}, {kind}")
     axes[0][0].legend(frameon=False, markerscale=2)
     axes[0][0].set_ylabel("by domain")
+    axes[1][0].set_ylabel("by class: source o, target x")
     return _save(figure, path)
+
+
+def _scatter_domains(axes: tuple[Any, Any], flat: np.ndarray, labels: Sequence[np.ndarray], labeled: bool) -> None:
+    by_domain, by_class = axes
+    parts = np.split(flat, [len(labels[0])])
+    for part, name, color in zip(parts, ("source", "target"), COLORS, strict=True):
+        by_domain.scatter(*part.T, s=6, color=color, label=name, linewidths=0, alpha=0.7)
+    for part, y, marker in zip(parts, labels, ("o", "x"), strict=True):
+        known = y if marker == "o" or labeled else np.full(len(y), -1)
+        by_class.scatter(*part.T, c=known, cmap="tab10", vmin=-0.5, vmax=9.5, s=9, marker=marker, linewidths=0.6)
+    for each in axes:
+        each.set(xticks=[], yticks=[])
 
 
 def draw_boundary(learners: Sequence[tuple[str, Any]], path: Path) -> Path:
@@ -65,7 +89,7 @@ def draw_boundary(learners: Sequence[tuple[str, Any]], path: Path) -> Path:
         low, high = whole.min(0) - 0.3, whole.max(0) + 0.3
         grid = np.stack(np.meshgrid(*(np.linspace(a, b, 200) for a, b in zip(low, high, strict=True))), -1)
         points = torch.from_numpy(grid.reshape(-1, 2).astype(np.float32)).to(learner.device)
-        read = learner.logits(points).argmax(-1).cpu().numpy().reshape(200, 200)
+        read = learner.decide(learner.logits(points)).cpu().numpy().reshape(200, 200)
         plot.contourf(grid[..., 0], grid[..., 1], read, levels=np.arange(-0.5, 10.5), cmap="tab10", alpha=0.2)
         for part, marker in zip(parts, ("o", "x"), strict=True):
             some = slice(None, SHOWN)

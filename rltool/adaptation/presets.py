@@ -32,5 +32,6 @@ PRESETS: dict[str, dict[str, Options]] = {
         "usps:mnist": {**SCANNED, "total_timesteps": 60_000},
         "mnist:usps": {**SCANNED, "total_timesteps": 48_000},
     },
+    "universal": {"digits~0-5:digits~4-9~shifted~noisy": MOVED},
     "erm": {"digits:digits~inverted": INVERTED},
 }

@@ -25,8 +25,7 @@ class SelfTraining(AdaptationLearner):
     config: SelfTrainingConfig
 
     def target_batch(self, count: int) -> torch.Tensor:
-        x = self.unlabeled[0]
-        return x[torch.randint(len(x), (count,), device=self.device)]  # The teacher's view; `objective` changes it.
+        return self.unlabeled_batch(count)  # The teacher's view; `objective` changes it.
 
     def objective(self, batch: Batch) -> tuple[torch.Tensor, Figures]:
         config = self.config

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+UNKNOWN = "unknown"  # What the target's classes are called that no source has.
 COLLAPSED = 0.5  # Share of the classes, counted by how evenly they are predicted, below which it is a collapse.
 HARMED = 0.01  # Accuracy below that without adaptation, which is more than chance.
 
@@ -20,9 +21,14 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
 
 def compare(summary: Mapping[str, Any]) -> str:
     """The accuracy in the target, beside that without adaptation and that with the target's labels."""
-    target = summary["target_accuracy"]
+    is_open = "h_score" in summary
+    figure = "h_score" if is_open else "accuracy"
+    target = summary["h_score" if is_open else "target_accuracy"]
     text = f"accuracy in the target {target:.1%}, in the source {summary['source_accuracy']:.1%}"
-    without, oracle = summary.get("source_only_accuracy"), summary.get("target_oracle_accuracy")
+    if is_open:
+        text = f"H-score in the target {target:.1%} (known classes {summary['known_accuracy']:.1%}, "
+        text += f"unknown ones {summary['unknown_accuracy']:.1%})"
+    without, oracle = summary.get(f"source_only_{figure}"), summary.get(f"target_oracle_{figure}")
     if without is None or oracle is None:
         return text
     text += f"; without adaptation {without:.1%}, with the target's labels {oracle:.1%}: "
@@ -33,6 +39,21 @@ def compare(summary: Mapping[str, Any]) -> str:
     if oracle <= without:
         return text + "adapting helped, beyond what the target's own labels teach"
     return text + f"adapting closed {min(1.0, (target - without) / (oracle - without)):.0%} of the gap"
+
+
+def h_score(class_accuracy: Mapping[str, float]) -> dict[str, float]:
+    """Figures of a target with classes that the source lacks, which are right where they are read as unknown.
+
+    Args:
+        class_accuracy: Accuracy by name of a class; `unknown` are all that the source lacks.
+
+    Returns:
+        `known_accuracy`, the mean over classes of the source; `unknown_accuracy`; and `h_score`, the harmonic mean of
+        the two, which is 0 for who never rejects and for who always does (Fu et al., ECCV 2020).
+    """
+    known = [value for name, value in class_accuracy.items() if name != UNKNOWN]
+    a, b = float(sum(known) / len(known)), float(class_accuracy.get(UNKNOWN, 0.0))
+    return {"known_accuracy": a, "unknown_accuracy": b, "h_score": 2 * a * b / (a + b) if a + b else 0.0}
 
 
 def effective_classes(shares: Mapping[str, float]) -> float:

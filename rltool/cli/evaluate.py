@@ -121,6 +121,8 @@ def _report_adapted(learner: Any, as_json: bool) -> None:
         f"{learner.data}: accuracy in the target {target}, in the source {result['source_accuracy']:.2%}, "
         f"{result['examples']} examples"
     )
+    if "h_score" in result:
+        print(f"  H-score of known and unknown classes: {result['h_score']:.2%}")
     for name, accuracy in result.get("class_accuracy", {}).items():
         print(f"  {name}: {accuracy:.2%}")
     for sentence in learner.sentences(result):

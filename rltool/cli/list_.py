@@ -91,12 +91,15 @@ def datasets() -> None:
 @app.command("shifts")
 def shifts() -> None:
     """Shifts that may follow a data set or an environment, as digits~inverted, CartPole-v1~gravityx1.5."""
+    from rltool.data.label_shifts import LABEL_SHIFTS
     from rltool.data.shifts import SHIFTS
     from rltool.envs.shifts import DYNAMICS
 
-    shifts = {name: each.summary for name, each in SHIFTS.items()}
-    shifts |= {name: f"(environments) {text}" for name, text in DYNAMICS.items()}
-    _table("shifts", ["shift", "what it does"], [[f"~{name}", text] for name, text in shifts.items()])
+    rows = [[f"~{name}", each.summary] for name, each in SHIFTS.items()]
+    rows += [[f"~{name}", f"(data sets) {each.summary}"] for name, each in LABEL_SHIFTS.items()]
+    rows.append(["~0-5", "(data sets) classes 0 to 5 alone; ~0,3,7-9 works, too"])
+    rows += [[f"~{name}", f"(environments) {text}"] for name, text in DYNAMICS.items()]
+    _table("shifts", ["shift", "what it does"], rows)
 
 
 @app.command("extensions")

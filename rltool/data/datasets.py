@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ DATASETS = {
     "digits": "1,797 handwritten digits of 8 x 8 pixels, part of scikit-learn",
     **{name: each.summary for name, each in PUBLISHED.items()},
     **{name: each.summary for name, each in POINTS.items()},
+    "mnist-m": "mnist, each image blended with a texture in colors",
     "stacked-digits": "24,000 images of three digits each, as their channels: 1,000 modes",
 }
 # Data sets that are made of something else, `source:of what`; each is a function from what follows the colon.
@@ -51,7 +53,8 @@ def load_dataset(name: str, labeled: bool = True) -> Dataset:
         raise UserError(f"{name} has no labels, which a classifier needs; it is for methods that generate, as wgan-gp")
     count = len(data.train) + len(data.test)
     if not labeled and count < LEAST:
-        raise UserError(f"{name} has {count} examples, too few to learn a distribution from; give at least {LEAST}")
+        counted = "a single example" if count == 1 else f"{count} examples"
+        raise UserError(f"{name} has {counted}, too few to learn a distribution from; give at least {LEAST}")
     return data
 
 
@@ -63,6 +66,8 @@ def _load(name: str, labeled: bool) -> Dataset:
     if colon and source in SOURCES.names():
         data: Dataset = SOURCES[source].load()(rest)
         return data
+    if name == "mnist-m":
+        return replace(_load("mnist~blended", labeled), name=name)
     if name == "stacked-digits":
         return _load("stacked:digits", labeled)
     if name == "digits":

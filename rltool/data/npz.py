@@ -41,7 +41,7 @@ def load_npz(path: Path, labeled: bool = True) -> Dataset:
     count = int(max(part.y.max() for part in parts)) + 1
     if labeled and len(np.unique(parts[0].y)) < 2:
         raise UserError(f"{path} has a single class; a classifier needs two")
-    if len(np.unique(parts[0].y)) < count:
+    if labeled and len(np.unique(parts[0].y)) < count:
         raise UserError(f"{path} has labels up to {count - 1}, but not all classes from 0 on are there to learn from")
     classes = tuple(map(str, range(count))) if has_labels else ()
     if len(parts) == 1:

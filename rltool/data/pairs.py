@@ -83,7 +83,7 @@ def make_pair(source: Dataset, target: Dataset) -> DomainPair:
     """Give the examples of two data sets one shape: images the source's size, and colors where either has some.
 
     Raises:
-        UserError: One has points and the other images, or points of another length.
+        UserError: One has points and the other images, or points of another length, or channels do not fit.
     """
     mine, theirs = source.train.x.shape[1:], target.train.x.shape[1:]
     if len(mine) == 1 or len(theirs) == 1:
@@ -92,6 +92,11 @@ def make_pair(source: Dataset, target: Dataset) -> DomainPair:
                 f"{source.name} holds {_kind(mine)} and {target.name} {_kind(theirs)}; a pair needs two of one kind"
             )
         return DomainPair(source, target)
+    if mine[0] != theirs[0] and {mine[0], theirs[0]} != {1, 3}:
+        raise UserError(
+            f"{source.name} holds images of {mine[0]} channels and {target.name} of {theirs[0]}; a pair needs "
+            "the same, or gray ones (1) and colors (3)"
+        )
     shape = (max(mine[0], theirs[0]), *mine[1:])
     return DomainPair(_fitted(source, shape), _fitted(target, shape))
 

@@ -2,6 +2,7 @@
 
 A shift follows the id of a data set, `digits~inverted` or `moons@40deg`, and several may stand in a row,
 `digits~coloured~noisy`. Each is a pure function of arrays, so that observations can be shifted by the same ones.
+Shifts of labels (`rltool.data.label_shifts`) are written alike, and are for whole data sets.
 """
 
 from __future__ import annotations
@@ -9,16 +10,18 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from rltool.data.examples import Dataset, Part
+from rltool.data.label_shifts import LABEL_SHIFTS, find_label_shift, shift_labels
 from rltool.errors import UserError, unknown
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 ROTATION = 30.0  # Degrees of `~rotated`.
+BLENDED = 5_000  # Images that are blended at once, for the memory's sake.
 
 
 @dataclass(frozen=True)
@@ -103,16 +106,40 @@ def move(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def add_texture(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The absolute difference to a smooth random pattern, another one for each image.
+    """The absolute difference to a smooth random pattern, another one for each image."""
+    pattern = np.clip(0.2 + 0.15 * _smooth_noise(x.shape, rng, 1.5), 0, 0.5)
+    return np.abs(x - pattern).astype(np.float32)
 
-    That is how MNIST-M is made of MNIST and photographs (Ganin et al., JMLR 2016).
+
+def blend(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The absolute difference to a texture in colors, another one for each image.
+
+    MNIST-M is made so of MNIST and pieces of photographs (Ganin et al., JMLR 2016). Here textures are drawn: a random
+    color, and smooth noise of three scales around it, of which the channels have a part in common.
+
+    Returns:
+        Images with three channels.
     """
+    return np.concatenate([_blended(part, rng) for part in np.split(x, range(BLENDED, len(x), BLENDED))])
+
+
+def _blended(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    n, _, height, width = x.shape
+    shape, coarsest = (n, 3, height, width), min(height, width) / 5
+    noise = sum(_smooth_noise(shape, rng, coarsest / 2**k) / 2**k for k in range(3))
+    shade = _smooth_noise((n, 1, height, width), rng, coarsest)
+    contrast = rng.uniform(0.02, 0.12, (n, 1, 1, 1)).astype(np.float32)
+    texture = rng.random((n, 3, 1, 1), np.float32) + contrast * (noise + shade)
+    return np.abs(x - np.clip(texture, 0, 1)).astype(np.float32)
+
+
+def _smooth_noise(shape: tuple[int, ...], rng: np.random.Generator, scale: float) -> np.ndarray:
+    """Gaussian noise, blurred over so many pixels; mean 0 and deviation 1 in each channel of each image."""
     from scipy.ndimage import gaussian_filter
 
-    smooth = gaussian_filter(rng.standard_normal(x.shape, np.float32), (0, 0, 1.5, 1.5), mode="wrap")
+    smooth = gaussian_filter(rng.standard_normal(shape, np.float32), (0, 0, scale, scale), mode="wrap")
     mean, deviation = (statistic((2, 3), keepdims=True) for statistic in (smooth.mean, smooth.std))
-    pattern = np.clip(0.2 + 0.15 * (smooth - mean) / (deviation + 1e-6), 0, 0.5)
-    return np.abs(x - pattern).astype(np.float32)
+    return np.asarray((smooth - mean) / (deviation + 1e-6))
 
 
 def dim(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -152,12 +179,13 @@ SHIFTS = {
     "recoloured": Shift("all images in the same other colors", recolor),
     "noisy": Shift("with Gaussian noise", add_noise, points=True),
     "shifted": Shift("moved down and to the right by an eighth", move),
-    "textured": Shift("seen through a smooth random pattern, as MNIST-M", add_texture),
+    "textured": Shift("seen through a smooth random pattern", add_texture),
+    "blended": Shift("every image blended with a texture in colors of its own, as MNIST-M", blend),
     "dimmed": Shift("with less light, least of it at the right", dim),
     "blurred": Shift("out of focus", blur),
     "random-conv": Shift("every image through a random filter of its own", filter_randomly),
 }
-SPELLINGS = {"colored": "coloured", "recolored": "recoloured"}
+SPELLINGS = {"colored": "coloured", "recolored": "recoloured", "relabeled": "relabelled"}
 ANGLE = re.compile(r"(-?\d+(?:\.\d+)?)deg")
 
 
@@ -186,8 +214,10 @@ def find_shift(shift: str) -> Shift:
     sign, name = shift[:1], shift[1:]
     if sign == "~":
         known = SPELLINGS.get(name, name)
+        if find_label_shift(known):
+            raise UserError(f"{shift} is about labels; it stands behind a data set, not behind examples without them")
         if known not in SHIFTS:
-            raise unknown("shift", name, SHIFTS)
+            raise unknown("shift", name, [*SHIFTS, *LABEL_SHIFTS])
         return SHIFTS[known]
     angle = ANGLE.fullmatch(name)
     if angle is None:
@@ -215,12 +245,17 @@ def shift_examples(x: np.ndarray, shift: str, seed: int = 0) -> np.ndarray:
 
 
 def shift_dataset(data: Dataset, shifts: tuple[str, ...], seed: int = 0) -> Dataset:
-    """A data set as it looks after shifts, one after the other; rows and labels stay.
+    """A data set as it is after shifts, one after the other; those of looks leave rows and labels as they are.
 
     Raises:
         UserError: There is no such shift, or it does not fit the data.
     """
     for shift in shifts:
+        of_labels = find_label_shift(SPELLINGS.get(shift[1:], shift[1:])) if shift[0] == "~" else None
+        if of_labels:
+            shifted = shift_labels(data, of_labels, np.random.default_rng((seed, zlib.crc32(shift.encode()))))
+            data = replace(shifted, name=data.name + shift)
+            continue
         whole = shift_examples(np.concatenate([data.train.x, data.test.x]), shift, seed)
         train, test = np.split(whole, [len(data.train)])
         data = Dataset(data.name + shift, Part(train, data.train.y), Part(test, data.test.y), data.classes)

@@ -54,6 +54,7 @@ METHODS.add("entropy", "rltool.adaptation.methods:entropy", "self-training: cert
 METHODS.add(
     "dirt-t", "rltool.adaptation.methods:dirt_t", "VADA, then a boundary that leaves the target's clusters whole"
 )
+METHODS.add("universal", "rltool.adaptation.methods:universal", "a target with other classes, which are found unknown")
 METHODS.add("adabn", "rltool.adaptation.methods:adabn", "batch norm with the statistics of the target")
 METHODS.add("tent", "rltool.adaptation.methods:tent", "batch norm adapted at test time, batch by batch")
 METHODS.add(

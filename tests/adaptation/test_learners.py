@@ -6,10 +6,11 @@ import torch
 
 import rltool
 from rltool.adaptation.batch_norm import adapt_statistics, batch_norms
+from rltool.adaptation.checks import concept_shift
 from rltool.adaptation.domains import load_domains, split_name
 from rltool.adaptation.learner import Batch
 from rltool.adaptation.losses import domain_cross_entropy
-from rltool.adaptation.verdict import collapse, compare, effective_classes
+from rltool.adaptation.verdict import collapse, compare, effective_classes, h_score
 from rltool.errors import TrainingError, UserError
 from rltool.networks.backbone import evaluating
 from rltool.supervised import Classifier, ClassifierConfig
@@ -32,7 +33,7 @@ def build(method, data=None, seed=0, **options):
 
 def test_all_methods_are_there():
     wanted = "source-only target-oracle dann coral mmd mcd cdan entropy adabn tent dirt-t adda fine-tune"
-    assert set(METHOD_NAMES) >= {*wanted.split(), "erm", "irm", "vrex", "group-dro", "mixstyle"}
+    assert set(METHOD_NAMES) >= {*wanted.split(), "universal", "erm", "irm", "vrex", "group-dro", "mixstyle"}
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
@@ -240,10 +241,19 @@ def test_a_target_without_labels_is_adapted_to(tmp_path):
 @pytest.mark.parametrize(
     ("method", "data", "options", "sentence"),
     [
-        ("dann", "moons:digits", {}, "moons has 2 classes and digits 10"),
-        ("dann", "moons:grid25", {}, "2 classes and grid25 25"),
+        ("dann", "moons:digits", {}, "moons holds points of 2 numbers and digits images"),
+        (
+            "dann",
+            "moons:grid25",
+            {},
+            "has classes that moons lacks, which dann would take for its own; universal answers",
+        ),
+        ("dann", "moons+grid25:moons", {}, "moons has 2 classes and grid25 25"),
+        ("dann", "digits~0-2:digits~3-9", {}, "digits~0-2 has the classes 0, 1, 2 and digits~3-9 3, 4, 5, 6, 7, ..."),
+        ("fine-tune", "digits~0-5:digits~4-9", {}, "digits~4-9 has classes that digits~0-5 lacks"),
         ("dann", "moons:moons~shaken", {}, "no shift 'shaken'"),
         ("adabn", "digits:digits~inverted", {"backbone": "cnn"}, "batch norm, and this backbone has none"),
+        ("adabn", "digits:digits~noisy", {"backbone": "resnet", "resnet_norm": "layer"}, "--resnet-norm batch"),
         ("tent", MOONS, {"batch_norm": False}, "batch norm, and this backbone has none"),
         ("irm", MOONS, {}, "compares several sources"),
         ("dann", MOONS, {"folds": 3, "fold": 0}, "leave --folds out"),
@@ -258,8 +268,96 @@ def test_what_does_not_fit(method, data, options, sentence):
 
 def test_a_target_of_a_single_example(tmp_path):
     np.savez(tmp_path / "one.npz", x=np.zeros((1, 2), np.float32), y=np.zeros(1, np.int64))
-    with pytest.raises(UserError, match="has 1 examples"):
+    with pytest.raises(UserError, match="a single example, too few"):
         build("dann", f"moons:{tmp_path / 'one.npz'}")
+
+
+@pytest.mark.parametrize("method", ["dann", "adabn", "tent"])
+def test_a_single_training_example_of_the_target(method, tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(21, 2)).astype(np.float32), np.arange(21) % 2
+    np.savez(tmp_path / "t.npz", x_train=x[:1], y_train=y[:1], x_test=x[1:], y_test=y[1:])
+    with pytest.raises(UserError, match="t has a single training example, too few to adapt to; give at least 10"):
+        build(method, f"moons:{tmp_path / 't.npz'}")
+
+
+@pytest.mark.parametrize(("one", "two", "fit"), [(1, 3, True), (3, 1, True), (1, 2, False), (4, 2, False)])
+def test_channels_that_do_not_fit(one, two, fit, tmp_path):
+    for name, channels in (("s", one), ("t", two)):
+        np.savez(tmp_path / f"{name}.npz", x=np.zeros((40, 8, 8, channels), np.uint8), y=np.arange(40) % 2)
+    pair = f"{tmp_path / 's.npz'}:{tmp_path / 't.npz'}"
+    if fit:
+        assert load_domains(pair).target.train.x.shape[1] == 3
+        return
+    with pytest.raises(UserError, match=f"s holds images of {one} channels and t of {two}; a pair needs"):
+        load_domains(pair)
+
+
+def test_labels_given_by_mistake_need_not_be_of_all_classes(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    np.savez(tmp_path / "t.npz", x=x, y=np.ones(40, np.int64))
+    learner = build("coral", f"moons:{tmp_path / 't.npz'}")
+    learner.learn(64)
+    assert any("taught and chose nothing" in line for line in learner.sentences(learner.test()))
+
+
+# Other classes
+
+OPEN = "digits~0-5:digits~4-9~noisy"
+
+
+def test_classes_are_matched_by_name():
+    plain, shifted = load_domains("digits~0-5:digits"), load_domains("digits:digits~4-9")
+    assert plain.open
+    assert plain.target.classes == (*"012345", "unknown")
+    assert not shifted.open
+    whole = load_domains("digits:digits").target.test.y
+    assert (plain.target.test.y == np.minimum(whole, 6)).all()
+    assert (shifted.target.test.y == whole[whole >= 4]).all()
+    learner = build("coral", "digits:digits~4-9")
+    learner.learn(64)
+    (line,) = learner.differing_classes()
+    assert line == "the target has no examples of the source's classes 0, 1, 2, 3"
+    assert set(learner.test()["class_accuracy"]) == set("456789")
+
+
+def test_h_score_is_the_harmonic_mean_of_known_and_unknown():
+    found = h_score({"0": 1.0, "1": 0.6, "unknown": 0.2})
+    assert found == pytest.approx({"known_accuracy": 0.8, "unknown_accuracy": 0.2, "h_score": 0.32})
+    assert h_score({"0": 1.0, "unknown": 0.0})["h_score"] == h_score({"0": 0.0, "unknown": 0.0})["h_score"] == 0
+
+
+def test_universal_rejects_what_no_class_takes():
+    learner = build("universal", OPEN)
+    answers = learner.decide(torch.tensor([[-1.0, -2, -1, -3, -1, -1], [-1.0, 2, 3, -3, -1, -1]]))
+    assert answers.tolist() == [6, 2]
+    logits = torch.tensor([[0.0, 0, 0, 0, 0, 0], [0.0, 9, 0, 0, 0, 0]])
+    assert build("source-only", OPEN).decide(logits).tolist() == [6, 1]
+    assert build("source-only", "digits:digits~4-9").decide(logits).tolist() == [0, 1]
+
+
+def test_universal_learns_what_is_unknown():
+    figures = {}
+    for method in ("universal", "source-only", "target-oracle"):
+        learner = build(method, OPEN, hidden_sizes=(64,), learning_rate=3e-3)
+        learner.learn(12_000)
+        result = figures[method] = learner.test()
+        assert list(result["predicted"])[-1] == "unknown"
+        assert np.array(result["confusion"]).shape == (7, 7)
+        assert np.array(result["confusion"])[:4].sum() == 0  # The target is without them.
+    assert figures["universal"]["h_score"] > 0.7
+    assert figures["universal"]["h_score"] > figures["source-only"]["h_score"] + 0.2
+    assert figures["target-oracle"]["h_score"] > 0.9
+
+
+def test_a_label_shift_is_said_and_so_is_a_concept_shift():
+    (line,) = build("source-only", "digits:digits~imbalanced").differing_classes()
+    assert "a label shift" in line
+    assert build("source-only", "digits:digits~noisy").differing_classes() == []
+    figures = {"a_distance_before": 0.02, "source_only_accuracy": 0.01, "target_oracle_accuracy": 0.9}
+    assert "a concept shift" in concept_shift(figures)[0]
+    assert concept_shift({**figures, "a_distance_before": 1.0}) == []
+    assert concept_shift({**figures, "source_only_accuracy": 0.85}) == []
+    assert concept_shift({}) == []
 
 
 # Words

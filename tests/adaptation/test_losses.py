@@ -7,14 +7,17 @@ from torch.nn import functional as F
 
 from rltool.adaptation.checks import gradient_into_features, proxy_a_distance, refuse_inert
 from rltool.adaptation.losses import (
+    binary_entropy,
     coral,
     discrepancy,
     distance_to,
     divergence,
     domain_cross_entropy,
     entropy,
+    hardest_negative,
     marginal_entropy,
     mmd,
+    one_vs_all,
     outer,
     virtual_adversarial,
 )
@@ -95,6 +98,19 @@ def test_the_worst_direction_is_worse_than_a_random_one_and_gradients_stay():
     assert torch.equal(layer.weight.grad, before)
     noise = F.normalize(torch.randn(32, 8)) * 0.1 * 8**0.5
     assert worst.item() > 1.5 * divergence(logits, layer(x + noise)).item()
+
+
+def test_one_against_all_others():
+    logits, y = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]]), torch.tensor([0, 2])
+    own = -torch.tensor([2.0, -2.0]).sigmoid().log()
+    hardest = -(1 - torch.tensor([0.5, 3.0]).sigmoid()).log()
+    assert torch.allclose(one_vs_all(logits, y), own + hardest, atol=1e-6)
+    assert torch.allclose(hardest_negative(logits), -(1 - torch.tensor([2.0, 3.0]).sigmoid()).log(), atol=1e-6)
+    expected = torch.distributions.Bernoulli(logits=logits).entropy().mean()
+    assert float(binary_entropy(logits)) == pytest.approx(float(expected), rel=1e-5)
+    large = torch.tensor([[100.0, -100.0]], requires_grad=True)
+    binary_entropy(large).backward()
+    assert large.grad.isfinite().all()
 
 
 def test_l2_sp():

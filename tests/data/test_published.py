@@ -156,7 +156,7 @@ def test_a_folder_that_cannot_be_written(publish, monkeypatch, tmp_path):
 
 
 def test_the_table():
-    assert DATASETS.keys() == {"digits", *PUBLISHED, *POINTS, "stacked-digits"}
+    assert DATASETS.keys() == {"digits", *PUBLISHED, *POINTS, "mnist-m", "stacked-digits"}
     for each in PUBLISHED.values():
         assert each.url.endswith("/")
         for checksum in each.files.values():

@@ -7,6 +7,7 @@ from rltool.data.shifts import SHIFTS, rotate, split_shifts
 from rltool.errors import UserError
 
 ALL = [*(f"~{name}" for name in SHIFTS), "@40deg"]
+COLORFUL = ("~coloured", "~recoloured", "~blended")
 
 
 @pytest.mark.parametrize("shift", ALL)
@@ -16,7 +17,7 @@ def test_shifted_digits_are_other_images_with_the_same_labels(shift):
     for one, two in ((plain.train, shifted.train), (plain.test, shifted.test)):
         assert (one.y == two.y).all()
         assert two.x.dtype == np.float32
-        assert two.x.shape == (len(one), 3 if "coloured" in shift else 1, 8, 8)
+        assert two.x.shape == (len(one), 3 if shift in COLORFUL else 1, 8, 8)
         assert 0 <= two.x.min() < two.x.max() <= 1
         assert np.abs(two.x.mean(1) - one.x[:, 0]).mean((1, 2)).min() > 0.005  # Every single image has changed.
 
@@ -26,7 +27,7 @@ def test_a_seed_decides(shift):
     x = load_dataset("digits").test.x
     assert (shift_examples(x, shift, 1) == shift_examples(x, shift, 1)).all()
     drawn = (shift_examples(x, shift, 1) != shift_examples(x, shift, 2)).any()
-    assert drawn == (shift in ("~coloured", "~noisy", "~textured"))
+    assert drawn == (shift in ("~coloured", "~noisy", "~textured", "~blended"))
 
 
 def test_shifts_in_a_row_and_twice():

@@ -51,7 +51,7 @@ def test_a_file_of_examples_alone(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "sentence"),
     [
-        ({"x": np.zeros((1, 4, 4))}, "has 1 examples, too few to learn a distribution"),
+        ({"x": np.zeros((1, 4, 4))}, "a single example, too few to learn a distribution"),
         ({"x": np.full((20, 4, 4), np.nan)}, "not finite"),
         ({"x": np.full((20, 4, 4), 300.0)}, r"pixels from 300 to 300; give bytes, or numbers in \[0, 1\]"),
         ({"images": np.zeros((20, 4, 4))}, "it needs x_train x_test, or x"),
@@ -66,7 +66,7 @@ def test_files_that_will_not_do(tmp_path, arrays, sentence):
 
 def test_folders_that_will_not_do(tmp_path):
     save(tmp_path / "one", 1)
-    with pytest.raises(UserError, match="has 1 examples"):
+    with pytest.raises(UserError, match="has a single example"):
         load_dataset(str(tmp_path / "one"), labeled=False)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="has no images"):
