@@ -12,7 +12,7 @@ import rltool
 from rltool.training.config import RunConfig
 from rltool.training.methods import METHODS
 
-VERBS = ["train", "eval", "sample", "attack", "defend", "plot", "diagnose", "resume", "reproduce", "list"]
+VERBS = ["train", "eval", "sample", "adapt", "attack", "defend", "plot", "diagnose", "resume", "reproduce", "list"]
 
 
 def test_version(cli):

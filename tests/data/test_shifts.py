@@ -27,7 +27,7 @@ def test_a_seed_decides(shift):
     x = load_dataset("digits").test.x
     assert (shift_examples(x, shift, 1) == shift_examples(x, shift, 1)).all()
     drawn = (shift_examples(x, shift, 1) != shift_examples(x, shift, 2)).any()
-    assert drawn == (shift in ("~coloured", "~noisy", "~textured", "~blended"))
+    assert drawn == (shift in ("~coloured", "~noisy", "~textured", "~blended", "~random-conv"))
 
 
 def test_shifts_in_a_row_and_twice():

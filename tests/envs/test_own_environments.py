@@ -42,9 +42,9 @@ from rltool.envs.key_door import (
 from rltool.errors import UserError
 
 KEY_DOOR, NO_VELOCITY, GRID = "rltool/KeyDoor-v0", "rltool/CartPoleNoVelocity-v1", "rltool/GridWorld-v0"
-REVERSED = "rltool/PendulumReversed-v1"
+REVERSED, CATCH = "rltool/PendulumReversed-v1", "rltool/Catch-v0"
 UP, RIGHT, DOWN, LEFT = range(4)
-every = pytest.mark.parametrize("env_id", [KEY_DOOR, NO_VELOCITY, GRID, REVERSED])
+every = pytest.mark.parametrize("env_id", [KEY_DOOR, NO_VELOCITY, GRID, REVERSED, CATCH])
 
 
 def where(name: str) -> list[int]:
@@ -63,7 +63,7 @@ imported = [name for name in sys.modules if name in ("torch", "rltool.envs.key_d
 print(json.dumps([ids, imported, type(make_vector_env("rltool/KeyDoor-v0", 2)).__name__]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
-    assert json.loads(done.stdout) == [[NO_VELOCITY, GRID, KEY_DOOR, REVERSED], [], "KeyDoorVectorEnv"]
+    assert json.loads(done.stdout) == [[NO_VELOCITY, CATCH, GRID, KEY_DOOR, REVERSED], [], "KeyDoorVectorEnv"]
     assert {KEY_DOOR, NO_VELOCITY, GRID, REVERSED} <= set(environment_ids())
 
 
