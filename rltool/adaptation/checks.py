@@ -86,9 +86,8 @@ def concept_shift(figures: Mapping[str, Any]) -> list[str]:
     if without is None or oracle is None or figures["a_distance_before"] >= NEAR or oracle - without < OTHERWISE:
         return []
     return [
-        f"the domains look alike (proxy A-distance {figures['a_distance_before']:.2f}), but what is right in the "
-        "source is wrong in the target: a concept shift, of which examples without labels say nothing; give a few labels of "
-        "the target to fine-tune"
+        f"the domains look alike (proxy A-distance {figures['a_distance_before']:.2f}), but are labeled otherwise: a "
+        "concept shift, of which examples without labels say nothing; give a few labels of the target to fine-tune"
     ]
 
 

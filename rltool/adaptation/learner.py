@@ -18,7 +18,7 @@ from rltool.adaptation.augmentation import AUGMENTATIONS
 from rltool.adaptation.config import AdaptationConfig
 from rltool.adaptation.domains import Domains, load_domains, split_name
 from rltool.adaptation.selection import CRITERIA, Validation
-from rltool.adaptation.verdict import UNKNOWN, collapse, h_score
+from rltool.adaptation.verdict import UNKNOWN, collapse, effective_classes, h_score
 from rltool.data.examples import Dataset
 from rltool.errors import TrainingError, UserError
 from rltool.networks.backbone import evaluating
@@ -365,7 +365,7 @@ class AdaptationLearner(ClassifierLearner):
     def sentences(self, result: Mapping[str, Any]) -> list[str]:
         """What is to be said of what `test` returned."""
         target = split_name(self.data)[1]
-        lines = [*self.differing_classes(), *collapse(result["predicted"])]
+        lines = [*self.differing_classes(), *collapse(result["predicted"], self.true_classes(result))]
         if self.domains.labeled and self.label_free and self.config.select != "oracle" and Path(target).exists():
             lines.append(f"{target} has labels: they taught and chose nothing, they only measured this")
         if self.config.select == "oracle":
@@ -373,6 +373,13 @@ class AdaptationLearner(ClassifierLearner):
                 "the target's labels chose these weights (--select oracle): this is no adaptation without them"
             )
         return lines
+
+    def true_classes(self, result: Mapping[str, Any]) -> float:
+        """How many classes there are to read in the target, counted by their entropy; known where it has labels."""
+        if not self.domains.labeled:
+            return float(len(self.domains.source.classes))
+        counts = np.array(result["confusion"]).sum(1) / result["examples"]
+        return effective_classes(dict(zip(result["predicted"], counts.tolist(), strict=True)))
 
     def differing_classes(self) -> list[str]:
         """How the target's classes are known to differ from the source's, in a sentence."""
@@ -389,7 +396,7 @@ class AdaptationLearner(ClassifierLearner):
             return []
         return [
             f"{apart:.0%} of the target would need another class for these to be as frequent as in the source, a label "
-            "shift; dann, coral, mmd and entropy presuppose that they are, source-only and universal do not"
+            "shift; dann, coral, mmd and entropy presuppose that they are, source-only does not"
         ]
 
     def conclude(self, run: Any, progress: Any) -> Any:

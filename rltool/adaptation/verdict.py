@@ -61,13 +61,14 @@ def effective_classes(shares: Mapping[str, float]) -> float:
     return math.exp(-sum(share * math.log(share) for share in shares.values() if share > 0))
 
 
-def collapse(shares: Mapping[str, float]) -> list[str]:
+def collapse(shares: Mapping[str, float], classes: float | None = None) -> list[str]:
     """Whether the target is read as few of its classes, in a sentence.
 
     Args:
         shares: How much of the target is read as each class.
+        classes: How many there should be; by default all.
     """
-    if effective_classes(shares) >= COLLAPSED * len(shares):
+    if effective_classes(shares) >= COLLAPSED * (len(shares) if classes is None else classes):
         return []
     most = max(shares, key=lambda name: shares[name])
     return [

@@ -375,6 +375,7 @@ def test_sentences():
     assert "closed 50% of the gap" in compare({**figures, "target_accuracy": 0.8})
     assert effective_classes({"a": 0.5, "b": 0.5, "c": 0.0}) == pytest.approx(2)
     assert collapse({"a": 0.5, "b": 0.3, "c": 0.2}) == []
+    assert collapse({"a": 0.9, "b": 0.1, "c": 0.0}, classes=2.0) == []
     assert "97% of the target is read as 'b'" in collapse({"a": 0.01, "b": 0.97, "c": 0.01, "d": 0.01})[0]
 
 
