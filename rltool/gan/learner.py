@@ -157,6 +157,11 @@ class GANLearner:
         """Logits of examples `(n, ...)`."""
         return self.model.discriminator(x)
 
+    @property
+    def discriminator_steps(self) -> int:
+        """Steps of the discriminator for each of the generator."""
+        return self.config.discriminator_steps
+
     def discriminator_loss(self) -> tuple[torch.Tensor, Figures]:
         """What a step of the discriminator minimizes, and its figures."""
         batch = self.batch()
@@ -240,7 +245,7 @@ class GANLearner:
         self._schedule()
         figures: Figures = {}
         generator, discriminator = self.model.generator, self.model.discriminator
-        for _ in range(self.config.discriminator_steps):
+        for _ in range(self.discriminator_steps):
             loss, figures = self.discriminator_loss()
             self.discriminator_optimizer.descend(loss)
             if self.config.weight_clip:
@@ -377,8 +382,8 @@ class GANLearner:
         images = len(self.shape) == 3
         if not images and self.shape != (2,):
             return
-        samples = self.sample(FILMED_IMAGES if images else FILMED_POINTS, seed=self.seed)
-        frame = {"samples": torch.from_numpy((samples * 255).round().astype(np.uint8) if images else samples)}
+        samples = torch.from_numpy(self.sample(FILMED_IMAGES if images else FILMED_POINTS, seed=self.seed))
+        frame = {"samples": (samples * 255).round().byte() if images else samples}
         if not images:
             frame["levels"] = torch.from_numpy(self.levels(LEVELS).astype(np.float32))
         for name, tensor in frame.items():

@@ -43,6 +43,11 @@ class Pix2Pix(TranslationLearner):
         assert condition is not None
         return self.model.discriminator(torch.cat([condition, x], 1))
 
+    @property
+    def discriminator_steps(self) -> int:
+        """None where the translator does not ask."""
+        return super().discriminator_steps if self.config.adversarial_weight else 0
+
     def generator_loss(self) -> tuple[torch.Tensor, Figures]:
         batch, config = self.batch(), self.config
         translated = self.generate(batch)

@@ -31,6 +31,18 @@ PAINTED: dict[str, Any] = {
     "generator_learning_rate": 2e-3,
     "schedule": "linear",
 }
+# Dense layers: of images so small, they learn as much as convolutions do, in a tenth of the time.
+DIGITS: dict[str, Any] = {
+    "total_timesteps": 4_000,
+    "eval_freq": 1_000,
+    "backbone": "mlp",
+    "hidden_sizes": (256, 256),
+    "discriminator_steps": 2,
+    "learning_rate": 5e-4,
+    "schedule": "linear",
+    "beta1": 0.5,
+    "ema": 0.99,
+}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "cgan": {
         "digits": {
@@ -45,6 +57,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "cyclegan": {"digits:digits~inverted": PAINTED, "digits:digits~recoloured": PAINTED},
     "wgan-gp": {
+        "digits": DIGITS,
         "ring8": POINTS,
         "grid25": {**POINTS, "total_timesteps": 20_000, "eval_freq": 2_000, "hidden_sizes": (128, 128, 128)},
     },

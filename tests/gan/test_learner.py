@@ -1,8 +1,10 @@
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
 import rltool
+from rltool.agents import PPO
 from rltool.errors import UserError
 from rltool.gan.config import GANConfig, SNGANConfig, WGANConfig, WGANGPConfig
 from rltool.gan.learner import GAN, SNGAN, WGAN, WGANGP
@@ -224,6 +226,34 @@ def test_a_critic_starts_a_classifier_and_the_other_way_round():
         GAN("ring8", GANConfig(**SMALL)).init_backbone(classifier)
     with pytest.raises(UserError, match="no backbone"):
         gan.init_backbone(object())
+
+
+class Images(gym.Env):
+    """Images of the size of the digits, and nothing to do."""
+
+    observation_space = gym.spaces.Box(0, 1, (1, 8, 8), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros((1, 8, 8), np.float32), {}
+
+
+def test_a_critic_starts_an_agent():
+    gan = WGANGP("digits", WGANGPConfig(batch_size=4)).learn(1)
+    agent = PPO(Images(), backbone="cnn", num_steps=16, batch_size=16)
+    agent.init_backbone(gan.model)
+    theirs = gan.model.backbone.state_dict()
+    assert all(torch.equal(weight, theirs[name]) for name, weight in agent.policy.backbone.state_dict().items())
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_generator_that_makes_no_numbers_is_filmed_without_a_word():
+    gan = GAN("digits", GANConfig(batch_size=4, noise_size=4))
+    with torch.no_grad():
+        gan.generator_optimizer.parameters.fill_(float("nan"))
+    gan.take_frame()  # That figures stopped being finite is said by who records them.
+    assert gan.film["samples"][0].dtype == torch.uint8
 
 
 def test_a_discriminator_that_wins_outright_is_noticed():

@@ -32,11 +32,13 @@ def test_pix2pix_learns_to_invert(nearest_mean):
 
 
 def test_pix2pix_with_a_weight_of_zero(monkeypatch):
-    supervised = make("pix2pix", adversarial_weight=0)
+    supervised, seen = make("pix2pix", adversarial_weight=0), []
     monkeypatch.setattr(supervised, "judge", None)  # Nobody is asked.
     loss, figures = supervised.generator_loss()
     assert set(figures) == {"l1"}
     assert torch.isclose(loss, 100 * figures["l1"])
+    supervised.learn(1, lambda _, figures: seen.append(set(figures)))
+    assert seen == [{"l1"}]  # Nor taught.
     adversarial = make("pix2pix", l1_weight=0)
     loss, figures = adversarial.generator_loss()
     assert torch.isclose(loss, figures["generator_loss"])
