@@ -326,7 +326,8 @@ def adapt_run(
     Raises:
         UserError: As `transfer`; nothing was written.
     """
-    agent, kwargs = run.agent, for_evaluation(run.options.env_kwargs)
+    # Loaded anew: the run's own agent stays as it is.
+    agent, kwargs = Run(run.path).agent, for_evaluation(run.options.env_kwargs)
     other = None if oracle is None else oracle.agent
     report = transfer(agent, run.data, target, method, timesteps, seed, episodes, other, kwargs)
     # What goes on with the new run, with rewards, begins with the old one's policy.
