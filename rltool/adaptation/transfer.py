@@ -39,7 +39,7 @@ STARTS = 16  # Colorings that the search begins with; the better half goes on, a
 TRIAL, SEARCH, LESSONS = 50, 300, 600  # Steps: of each in a round, of the last one, of the policy that learns of it.
 BATCH = 128
 LEARNING_RATE = 0.03  # Of the map of colors;
-GENTLY = 3e-4  # and of the policy that learns to do without it.
+GENTLY = 1e-3  # and of the policy that learns to do without it, at first.
 
 
 class ColorMap(nn.Module):
@@ -246,7 +246,8 @@ class Search:
 def _teach(policy: Any, wanted: Features, seen: torch.Tensor, rng: np.random.Generator) -> None:
     """Let a policy's features of what is seen become those that are wanted; its heads stay."""
     optimizer = Adam(policy.backbone, GENTLY)
-    for _ in range(LESSONS):
+    for lesson in range(LESSONS):
+        optimizer.learning_rate = GENTLY * (1 - lesson / LESSONS)
         x = _draw(seen, rng)
         with torch.no_grad():
             right = wanted(x)
@@ -325,7 +326,8 @@ def adapt_run(
     Raises:
         UserError: As `transfer`; nothing was written.
     """
-    agent, kwargs = run.agent, for_evaluation(run.options.env_kwargs)
+    # Loaded anew: the run's own agent stays as it is.
+    agent, kwargs = Run(run.path).agent, for_evaluation(run.options.env_kwargs)
     other = None if oracle is None else oracle.agent
     report = transfer(agent, run.data, target, method, timesteps, seed, episodes, other, kwargs)
     # What goes on with the new run, with rewards, begins with the old one's policy.

@@ -54,6 +54,7 @@ def open_agent(
     from rltool.agents import evaluation
     from rltool.agents.loading import load_agent
     from rltool.cli.options import parse_assignments
+    from rltool.data.shifts import split_shifts
     from rltool.errors import UserError
     from rltool.training.methods import METHODS
     from rltool.training.run import Run
@@ -72,7 +73,10 @@ def open_agent(
             raise UserError(f"{run} is a run of {opened.method}, which plays in no environment; take an agent's")
         agent, folder = opened.agent, opened.path
         env_id, env_kwargs = env or opened.data, opened.options.env_kwargs
-    env_kwargs = (evaluation.for_evaluation(env_kwargs) if env is None else {}) | parse_assignments(env_arg)
+    shifted = env is not None and not Path(run).is_file() and split_shifts(env)[1] != ()
+    if env is not None and not (shifted and split_shifts(env)[0] == split_shifts(opened.data)[0]):
+        env_kwargs = {}  # They are those of another environment, not of this one in another look.
+    env_kwargs = evaluation.for_evaluation(env_kwargs) | parse_assignments(env_arg)
     evaluation.check_spaces(agent, env_id, env_kwargs)
     return agent, folder, env_id, env_kwargs
 

@@ -111,6 +111,11 @@ def reproduce(
             f"{shown(original.path)} has no summary: it is going on, or was killed; "
             f"finish it with: rltool resume {shown(original.path)}"
         )
+    if "adapt_method" in original.summary:
+        raise UserError(
+            f"{shown(original.path)} was made by rltool adapt, not by training; make it again by the command in its "
+            "config.json"
+        )
     check_functions(original, functions)
     parent = Path(run_dir) if run_dir is not None else original.path.parent
     options = original.options.model_copy(

@@ -173,6 +173,7 @@ def test_adapt_makes_a_run(quick: None, tmp_path: Path, monkeypatch: pytest.Monk
     assert again["alignment_losses"] == report["alignment_losses"]
     weights = [(tmp_path / f"runs/{name}/model.safetensors").read_bytes() for name in ("other", "again")]
     assert weights[0] == weights[1]
+    assert "made by rltool adapt" in run("reproduce", "other")[2]
     for words, message in (
         (("mine", "--to", f"{CATCH}~inverse"), "no shift 'inverse'; did you mean 'inverted'?"),
         (("mine", "--to", "CartPole-v1"), "CartPole-v1 does not fit this agent"),
