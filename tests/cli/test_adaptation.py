@@ -53,7 +53,9 @@ def test_no_controls_and_reproduction(folder):
         (["dann", "moons:moons", "--source", "a.npz", "--target", "b.npz"], "either as SOURCE:TARGET or by both"),
         (["dann", "moons"], "no pair of domains"),
         (["dann", "moons:moons~blurry"], "no shift 'blurry'"),
-        (["dann", "moons:digits"], "adapting needs domains of the same classes"),
+        (["dann", "moons:digits"], "a pair needs two of one kind"),
+        (["dann", "digits~0-5:digits~4-9"], "which dann would take for its own; universal answers 'unknown'"),
+        (["dann", "digits~0-2:digits~3-9"], "adapting needs classes in common"),
         (["adabn", "moons:moons@40deg", "--no-batch-norm"], "this backbone has none"),
     ],
 )
