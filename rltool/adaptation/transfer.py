@@ -130,6 +130,13 @@ class Transfer:
         }
 
 
+Say = Callable[[str], None]
+
+
+def _silent(line: str) -> None:
+    """Say nothing."""
+
+
 def adapt_policy(
     agent: Learner,
     source: str,
@@ -138,6 +145,7 @@ def adapt_policy(
     timesteps: int = 8_000,
     seed: int = 0,
     env_kwargs: Mapping[str, Any] | None = None,
+    say: Say = _silent,
 ) -> list[float]:
     """Change an agent's policy so that it does in the target what it does in the source.
 
@@ -149,6 +157,7 @@ def adapt_policy(
         timesteps: How many are looked at, in each of the two.
         seed: Decides about everything.
         env_kwargs: Arguments of both environments' constructors.
+        say: Called with a line about each thing that is done.
 
     Returns:
         How far features were apart, by mmd whatever the method: of the best map of each round, and of the last.
@@ -168,6 +177,7 @@ def adapt_policy(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]), evaluating(policy):
         torch.manual_seed(seed)
+        say(f"looking at {timesteps:,} timesteps of {source} and of {target}")
         seen = [look(env, timesteps, seed + k, kwargs).to(agent.device) for k, env in enumerate((source, target))]
         teacher = copy.deepcopy(policy).requires_grad_(False)
         rng = np.random.default_rng(seed)
@@ -181,10 +191,12 @@ def adapt_policy(
                 each.go_on(TRIAL, rng)
             searches.sort(key=lambda each: each.distance())
             losses.append(searches[0].distance())
+            say(f"features are {losses[-1]:.3f} apart behind the best of {len(searches)} maps of colors")
             searches = searches[: len(searches) // 2]
         (best,) = searches
         best.go_on(SEARCH, rng, settle=True)
         losses.append(best.distance())
+        say(f"features are {losses[-1]:.3f} apart behind the last; teaching the policy to do without it")
         _teach(policy, lambda x: teacher.features(best.colors(x)), seen[1], rng)
     return losses
 
@@ -264,6 +276,7 @@ def transfer(
     episodes: int = 50,
     oracle: Any = None,
     env_kwargs: Mapping[str, Any] | None = None,
+    say: Say = _silent,
 ) -> Transfer:
     """`adapt_policy`, and returns before and after.
 
@@ -277,6 +290,7 @@ def transfer(
         episodes: How many each return is the mean of.
         oracle: Another agent to compare with, trained in the target.
         env_kwargs: Arguments of both environments' constructors.
+        say: Called with a line about each thing that is done.
 
     Raises:
         UserError: As `adapt_policy`; or an agent does not fit the target.
@@ -287,9 +301,10 @@ def transfer(
     def play(player: Any, env: str) -> Evaluation:
         return evaluate(player, env, episodes, seed=seed + 1_000, env_kwargs=env_kwargs)
 
+    say(f"playing {episodes:,} episodes in each of the two")
     before = play(agent, source), play(agent, target)
     start = time.perf_counter()
-    losses = adapt_policy(agent, source, target, method, timesteps, seed, env_kwargs)
+    losses = adapt_policy(agent, source, target, method, timesteps, seed, env_kwargs, say)
     seconds = time.perf_counter() - start
     after = play(agent, target), (play(oracle, target) if oracle else None)
     return Transfer(method, source, target, *before, *after, losses, seconds)
@@ -306,6 +321,7 @@ def adapt_run(
     oracle: Run | None = None,
     run_dir: str = "runs",
     name: str | None = None,
+    say: Say = _silent,
 ) -> tuple[Run, Transfer]:
     """Adapt a run's agent, in a new run whose environment is the target.
 
@@ -319,6 +335,7 @@ def adapt_run(
         oracle: A run that was trained in the target.
         run_dir: Folder that the new run is put in.
         name: Its name; by default <method>-<environment>-<number>.
+        say: Called with a line about each thing that is done.
 
     Returns:
         The new run, and the report, which is in its `summary.json`, too.
@@ -329,7 +346,7 @@ def adapt_run(
     # Loaded anew: the run's own agent stays as it is.
     agent, kwargs = Run(run.path).agent, for_evaluation(run.options.env_kwargs)
     other = None if oracle is None else oracle.agent
-    report = transfer(agent, run.data, target, method, timesteps, seed, episodes, other, kwargs)
+    report = transfer(agent, run.data, target, method, timesteps, seed, episodes, other, kwargs, say)
     # What goes on with the new run, with rewards, begins with the old one's policy.
     changed = {"name": name, "run_dir": run_dir, "total_timesteps": timesteps, "seed": seed}
     changed |= {"init_policy": str(run.path.resolve()), "init_backbone": None, "shaping": None, "potential": None}

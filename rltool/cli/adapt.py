@@ -43,6 +43,7 @@ def adapt(
 ) -> None:
     """Adapt a trained agent to another look of its environment; no reward there is used. Makes a new run."""
     from rltool.training.methods import METHODS
+    from rltool.training.progress import make_progress
     from rltool.training.run import Run
 
     opened = Run(run)
@@ -60,6 +61,7 @@ def adapt(
         oracle=None if oracle is None else Run(oracle),
         run_dir=run_dir,
         name=name,
+        say=make_progress(not json_).note,
     )
     if json_:
         print_json({"run": str(adapted.path), **report.as_dict()})
