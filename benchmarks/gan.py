@@ -26,8 +26,17 @@ from rltool.gan.config import WGANGPConfig
 from rltool.gan.learner import WGANGP
 from rltool.training.methods import METHODS
 from rltool.training.options import resolve_options
+from rltool.training.run import Run
 
 DRAWN = 2_500
+
+
+def trained(data: str, seed: int, folder: str, **options: str) -> Run:
+    """A finished run of `wgan-gp`; one that was stopped is not measured."""
+    run = rltool.train("wgan-gp", data, seed=seed, run_dir=folder, **options)
+    if not run.summary["finished"]:
+        raise SystemExit(1)
+    return run
 
 
 def toys(data: str, seeds: int) -> Row:
@@ -35,7 +44,7 @@ def toys(data: str, seeds: int) -> Row:
     measured: list[Measurement] = []
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
-            run = rltool.train("wgan-gp", data, seed=seed, run_dir=folder)
+            run = trained(data, seed, folder)
             found = run.agent.test(DRAWN, seed=1_000)
             names = ("modes", "high_quality", "kl", "jsd")
             measured.append(
@@ -63,7 +72,7 @@ def images(data: str, seeds: int) -> Row:
     name = Path(data).stem
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
-            run = rltool.train("wgan-gp", data, seed=seed, run_dir=folder, preset="digits")
+            run = trained(data, seed, folder, preset="digits")
             count = len(run.agent.dataset.train) // 2
             found = run.agent.test(count, seed=1_000)
             measured.append(
