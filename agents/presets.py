@@ -319,7 +319,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 HARDENED: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
     ("robust", "persistent"): {
         "CartPole-v1": {
-            "total_timesteps": 600_000,
+            "total_timesteps": 2_000_000,
             "eval_freq": 100_000,
             "eval_episodes": 20,
             "num_envs": 64,
