@@ -144,7 +144,7 @@ class PersistentAdversaries(AttackedTraining):
 
     def state(self) -> dict[str, torch.Tensor]:
         envs = self.perturbed
-        return {name: torch.from_numpy(getattr(envs, name).copy()) for name in ("adversaries", "resetting")}
+        return {name: torch.from_numpy(getattr(envs, name)) for name in ("adversaries", "resetting")}
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         self.agent.collector  # noqa: B018  It makes the environments.

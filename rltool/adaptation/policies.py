@@ -27,6 +27,7 @@ from rltool.envs import get_env_state, make_vector_env, set_env_state
 from rltool.errors import UserError
 from rltool.networks import Distribution
 from rltool.networks.observations import as_tensors, interchangeable, stored_form
+from rltool.training.checkpoint import State
 from rltool.training.optimizers import Adam
 from rltool.trees import Tree, first_leaf, map_tree
 
@@ -61,19 +62,16 @@ class DomainGame:
 
     def state(self) -> dict[str, torch.Tensor]:
         """All that must survive."""
-        weights = {f"classifier.{name}": value for name, value in self.classifier.state_dict().items()}
-        moments = {f"optimizer.{name}": value for name, value in self.optimizer.state().items()}
-        return {**weights, **moments, "steps": torch.tensor(self.optimizer.steps)}
+        state = State()
+        state.add("classifier", self.classifier.state_dict())
+        state.add("optimizer", self.optimizer.state())
+        return {**state.tensors, "steps": torch.tensor(self.optimizer.steps)}
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         """Go on from what `state` returned."""
-        parts: dict[str, dict[str, torch.Tensor]] = {"classifier": {}, "optimizer": {}}
-        for name, value in state.items():
-            part, dot, rest = name.partition(".")
-            if dot:
-                parts[part][rest] = value
-        self.classifier.load_state_dict(parts["classifier"])
-        self.optimizer.load_state(parts["optimizer"], int(state["steps"]))
+        parts = State(state)
+        self.classifier.load_state_dict(parts.take("classifier"))
+        self.optimizer.load_state(parts.take("optimizer"), int(state["steps"]))
 
 
 def centered_coral(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -164,16 +162,12 @@ class Adapting(Extension):
         return {**state, **arrays, "observation": torch.from_numpy(self.observation)}
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        parts: dict[str, dict[str, torch.Tensor]] = {"game": {}, "env": {}}
-        for name, value in state.items():
-            part, dot, rest = name.partition(".")
-            if dot:
-                parts[part][rest] = value
+        parts = State(state)
         if self.game:
-            self.game.load_state(parts["game"])
+            self.game.load_state(parts.take("game"))
         if "values" not in state:
             return
         self.envs.reset(seed=self.agent.seed + 1)
-        kept = json.loads(state["values"].numpy().tobytes()) | {k: v.numpy() for k, v in parts["env"].items()}
+        kept = json.loads(state["values"].numpy().tobytes()) | {k: v.numpy() for k, v in parts.take("env").items()}
         if set_env_state(self.envs, kept):
             self.observation = state["observation"].numpy().copy()
