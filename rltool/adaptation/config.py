@@ -10,6 +10,10 @@ from rltool.supervised.config import ClassifierConfig, ClassifierRunConfig
 
 Selection = Literal["risk", "entropy", "bnm", "dev", "last", "oracle"]
 Augmentation = Literal["shift", "flip", "cutout", "affine", "random-conv"]
+TeacherDecay = Annotated[
+    float,
+    Field(ge=0, lt=1, description="The teacher, which predicts, is a running mean of the weights, of this decay."),
+]
 
 
 class AdaptationConfig(ClassifierConfig):
@@ -98,9 +102,7 @@ class MCDConfig(WeightedConfig):
 class SelfTrainingConfig(WeightedConfig):
     """Options of `entropy`: certain predictions, taken for labels, of an average of the classifier."""
 
-    ema: float = Field(
-        0.99, ge=0, lt=1, description="The teacher, which predicts, is a running mean of the weights, of this decay."
-    )
+    ema: TeacherDecay = 0.99
     entropy_weight: NonNegativeFloat = Field(0.0, description="Weight of the entropy of the target's predictions.")
     diversity_weight: NonNegativeFloat = Field(
         1.0, description="Weight of the variety of the target's predictions, which keeps them from a collapse."
@@ -113,9 +115,7 @@ class SelfTrainingConfig(WeightedConfig):
 class UniversalConfig(WeightedConfig):
     """Options of `universal`: one-vs-all classifiers as in Saito & Saenko, "OVANet", ICCV 2021, with self-training."""
 
-    ema: float = Field(
-        0.99, ge=0, lt=1, description="The teacher, which predicts, is a running mean of the weights, of this decay."
-    )
+    ema: TeacherDecay = 0.99
     entropy_weight: NonNegativeFloat = Field(
         0.1, description="Weight of the entropy of each class's yes or no in the target."
     )
@@ -151,9 +151,7 @@ class DIRTTConfig(DANNConfig):
     teacher_weight: NonNegativeFloat = Field(
         0.1, description="(Second stage) Weight of staying near the predictions that a teacher makes."
     )
-    ema: float = Field(
-        0.99, ge=0, lt=1, description="The teacher, which predicts, is a running mean of the weights, of this decay."
-    )
+    ema: TeacherDecay = 0.99
 
 
 class BatchNormConfig(AdaptationConfig):

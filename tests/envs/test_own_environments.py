@@ -44,7 +44,9 @@ from rltool.errors import UserError
 KEY_DOOR, NO_VELOCITY, GRID = "rltool/KeyDoor-v0", "rltool/CartPoleNoVelocity-v1", "rltool/GridWorld-v0"
 REVERSED, CATCH = "rltool/PendulumReversed-v1", "rltool/Catch-v0"
 UP, RIGHT, DOWN, LEFT = range(4)
-every = pytest.mark.parametrize("env_id", [KEY_DOOR, NO_VELOCITY, GRID, REVERSED, CATCH])
+OWN = [KEY_DOOR, NO_VELOCITY, GRID, REVERSED, CATCH]
+SHIFTED = [f"{CATCH}~noisy~delay2", f"{CATCH}~random-conv", "CartPole-v1~gravityx0.5-2"]
+every = pytest.mark.parametrize("env_id", OWN)
 
 
 def where(name: str) -> list[int]:
@@ -78,7 +80,7 @@ def test_the_single_form_keeps_gymnasiums_contract(env_id: str) -> None:
     assert frame.std() > 10  # something is drawn
 
 
-@every
+@pytest.mark.parametrize("env_id", [*OWN, *SHIFTED])
 def test_the_saved_state_goes_on(env_id: str) -> None:
     env, fresh = (make_vector_env(env_id, 5, seed=seed, max_episode_steps=30) for seed in (1, 2))
     for _ in range(50):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rltool.data.shifts import SHIFTS, SPELLINGS
-from rltool.envs import get_env_state, make_env, make_vector_env, set_env_state
+from rltool.envs import make_env, make_vector_env
 from rltool.envs.catch import SIZE, CatchEnv, CatchVectorEnv
 from rltool.errors import UserError
 
@@ -105,20 +105,6 @@ def test_actions_come_late() -> None:
     actions = [1, 1, 0, 1, 1, 0]
     for now, then in zip(actions, [0, 0, *actions], strict=False):
         np.testing.assert_array_equal(late.step(now)[0], plain.step(then)[0])
-
-
-@pytest.mark.parametrize("env_id", [f"{CATCH}~noisy~delay2", f"{CATCH}~random-conv", "CartPole-v1~gravityx0.5-2"])
-def test_the_saved_state_goes_on(env_id: str) -> None:
-    env, fresh = (make_vector_env(env_id, 3, seed=seed, max_episode_steps=20) for seed in (1, 2))
-    for _ in range(30):
-        env.step(env.action_space.sample())
-    state = get_env_state(env)
-    assert state is not None
-    assert set_env_state(fresh, state)
-    for _ in range(40):
-        action = env.action_space.sample()
-        for one, other in zip(env.step(action)[:4], fresh.step(action)[:4], strict=True):
-            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(
