@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rltool.data.examples import Dataset, Part, split, split_dataset
-from rltool.data.images import load_images
+from rltool.data.images import load_images, read_size
 from rltool.data.npz import load_npz
 from rltool.data.points import POINTS, load_points
 from rltool.data.published import PUBLISHED, load_published
@@ -37,8 +37,9 @@ def load_dataset(name: str, labeled: bool = True) -> Dataset:
 
     Args:
         name: One of `DATASETS`; a file `.npz` with `x_train y_train x_test y_test` or `x y`, whose bytes are divided by
-            255; or a folder of images, `FOLDER/CLASS/*.png` or `FOLDER/{train,test}/CLASS/*.png`; or one of
-            `SOURCES` with a colon. Shifts may follow, `digits~inverted` or `moons@40deg` (see `rltool.data.shifts`).
+            255; or a folder of images, `FOLDER/CLASS/*.png` or `FOLDER/{train,test}/CLASS/*.png`, of one size or
+            resized as `FOLDER@64px` says; or one of `SOURCES` with a colon. Shifts may follow, `digits~inverted` or
+            `moons@40deg` (see `rltool.data.shifts`).
         labeled: Whether labels are needed; if not, files and folders without any will do.
 
     Raises:
@@ -60,6 +61,10 @@ def load_dataset(name: str, labeled: bool = True) -> Dataset:
 
 def _load(name: str, labeled: bool) -> Dataset:
     base, shifts = split_shifts(name)
+    size = read_size(shifts[0]) if shifts and Path(base).is_dir() else None
+    if size:
+        read = load_images(Path(base), labeled, size)
+        return shift_dataset(replace(read, name=read.name + shifts[0]), shifts[1:])
     if shifts:
         return shift_dataset(_load(base, labeled), shifts)
     source, colon, rest = name.partition(":")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,20 +19,23 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png")
 GRAY = {"1", "L", "LA"}  # Pillow's modes.
 COLOR = {"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 MOST_BYTES = 4 * 2**30
+SIZE = re.compile(r"@([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?px")
 
 
-def load_images(folder: Path, labeled: bool = True) -> Dataset:
+def load_images(folder: Path, labeled: bool = True, size: tuple[int, int] | None = None) -> Dataset:
     """Read images, each in the folder of its class: `CLASS/*.png`, or `train/CLASS/*.png` and `test/CLASS/*.png`.
 
-    Labels are the folders' names in alphabetical order. Images are resized to the size of the first one. They are gray
-    where all of them are; transparency is left out. Folders that begin with a dot, and other files, are passed over.
+    Labels are the folders' names in alphabetical order. Images are gray where all of them are; transparency is left
+    out. Folders that begin with a dot, and other files, are passed over.
 
     Args:
         folder: Where they are.
         labeled: Whether classes are needed; if not, images may lie in the folder itself, or in its `train` and `test`.
+        size: Width and height that all are resized to; without, all have to have one size.
 
     Raises:
-        UserError: There are no two classes, one has no images, an image cannot be read, or they are too many.
+        UserError: There are no two classes, one has no images, an image cannot be read, their sizes differ, or they are
+            too many.
     """
     parts = [folder / name for name in ("train", "test") if (folder / name).is_dir()]
     if folder / "train" not in parts:
@@ -46,14 +51,19 @@ def load_images(folder: Path, labeled: bool = True) -> Dataset:
         if name not in classes:
             raise UserError(f"{parts[-1]} has the class {name}, but {parts[0]} has none of it to learn from")
     files = [[file for name in each for file in each[name]] for each in listed]
-    first = _read(files[0][0])
-    count, size = sum(map(len, files)), first.size
-    if count * len(first.getbands()) * size[0] * size[1] * 4 > MOST_BYTES:
+    first = _read(files[0][0], size)
+    count, (width, height) = sum(map(len, files)), first.size
+    if count * len(first.getbands()) * width * height * 4 > MOST_BYTES:
         raise UserError(
-            f"{count:,} images of {size[0]} x {size[1]} pixels do not fit into memory; make {files[0][0]} smaller, all "
-            "are resized to its size"
+            f"{count:,} images of {width} x {height} pixels do not fit into memory; read them smaller, as {folder}@64px"
         )
     images = [[_read(file, size) for file in each] for each in files]
+    for each, image in zip(chain(*files), chain(*images), strict=True):
+        if image.size != first.size:
+            raise UserError(
+                f"{files[0][0]} has {width} x {height} pixels and {each} {image.size[0]} x {image.size[1]}; give all "
+                f"images one size, or have them resized while they are read, as {folder}@{min(width, 64)}px"
+            )
     mode = "L" if all(image.mode == "L" for each in images for image in each) else "RGB"
     labels = [
         np.repeat(np.array([classes.index(name) for name in each]), list(map(len, each.values()))) for each in listed
@@ -61,6 +71,17 @@ def load_images(folder: Path, labeled: bool = True) -> Dataset:
     read = [Part(_pixels(each, mode), y.astype(np.int64)) for each, y in zip(images, labels, strict=True)]
     name, classes = folder.resolve().name, tuple(filter(None, classes))
     return Dataset(name, read[0], read[1], classes) if len(read) == 2 else split_dataset(name, read[0], classes)
+
+
+def read_size(text: str) -> tuple[int, int] | None:
+    """The width and height that `@64px` or `@64x48px` stands for; None where it is something else.
+
+    Example:
+        >>> read_size("@64px"), read_size("@64x48px"), read_size("@40deg")
+        ((64, 64), (64, 48), None)
+    """
+    found = SIZE.fullmatch(text)
+    return (int(found[1]), int(found[2] or found[1])) if found else None
 
 
 def _list_classes(folder: Path) -> dict[str, list[Path]]:

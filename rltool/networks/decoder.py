@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from rltool.errors import UserError
+from rltool.networks.backbone import SMALLEST_CNN_IMAGE
 from rltool.networks.config import BACKBONES, BackboneConfig
 from rltool.networks.initialization import initialize
-from rltool.networks.layers import add_spectral_norm
+from rltool.networks.layers import BatchNorm, add_spectral_norm
 from rltool.networks.mlp import build_hidden_layers
 from rltool.networks.observations import channels_last, image_size, is_image
 
@@ -49,33 +50,50 @@ class VectorDecoder(Decoder):
 
 
 class ImageDecoder(Decoder):
-    """The mirror of `cnn`: a linear layer, then convolutions of 64, 64 and 32 channels that double the image each.
+    """The mirror of `cnn`: linear layers, then convolutions between which the image is doubled.
 
-    Images are enlarged by repeating pixels and then convolved: transposed convolutions leave checkerboards (Odena et
-    al., "Deconvolution and checkerboard artifacts", Distill, 2016), and would fit some sizes only.
+    Images as large as Nature-DQN's come from a linear layer and convolutions of 64, 64 and 32 channels, each of which
+    sees the image doubled. Smaller ones go the way of the small `cnn` backwards: through 512 features, then
+    convolutions of 64 channels at a quarter of the size and of 32 at half of it.
+
+    Images are enlarged by repeating pixels: transposed convolutions leave checkerboards (Odena et al., "Deconvolution
+    and checkerboard artifacts", Distill, 2016), and would fit some sizes only.
+
+    Args:
+        config: Options; with `batch_norm`, all hidden layers are normalized over the minibatch.
+        in_features: Length of the feature vector.
+        space: The space of one image.
     """
 
     def __init__(self, config: BackboneConfig, in_features: int, space: gym.spaces.Box) -> None:
         super().__init__(in_features, space)
         channels, height, width = image_size(space)
+        self.channels_last = channels_last(space)
+        self.batch_norm = config.batch_norm
+        small = min(height, width) < SMALLEST_CNN_IMAGE
+        layers, before = self._linear(in_features, 512) if small else [], 512 if small else in_features
         sizes = [(height, width)]
-        for _ in range(3):
+        for _ in range(2 if small else 3):
             sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
         smallest = sizes.pop()
-        layers: list[nn.Module] = [
-            nn.Linear(in_features, 64 * smallest[0] * smallest[1]),
-            nn.Unflatten(1, (64, *smallest)),
-            nn.ReLU(),
-        ]
+        # Each feature has a norm of its own here: a channel's mean picture would make examples alike.
+        layers += [*self._linear(before, 64 * smallest[0] * smallest[1]), nn.Unflatten(1, (64, *smallest))]
         before = 64
-        for size, after in zip(sizes[::-1], (64, 64, 32), strict=True):
-            layers += [nn.Upsample(size=size), nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
+        for size, after in zip(sizes[::-1], (64, 32) if small else (64, 64, 32), strict=True):
+            enlarge = nn.Upsample(size=size)
+            convolve = [nn.Conv2d(before, after, 3, padding=1), *self._norm(after), nn.ReLU()]
+            layers += [*convolve, enlarge] if small else [enlarge, *convolve]
             before = after
         last = nn.Conv2d(before, channels, 3, padding=1)
         self.layers = nn.Sequential(*layers, last)
-        self.channels_last = channels_last(space)
         initialize(self.layers, config.init)
         initialize(last, config.init, gain=1.0)
+
+    def _norm(self, channels: int) -> list[nn.Module]:
+        return [nn.BatchNorm2d(channels)] if self.batch_norm else []
+
+    def _linear(self, before: int, after: int) -> list[nn.Module]:
+        return [nn.Linear(before, after), *([BatchNorm(after)] if self.batch_norm else []), nn.ReLU()]
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         x = self.squash(self.layers(features))

@@ -41,9 +41,21 @@ def test_train_and_test_folders(tmp_path, folder):
     assert (len(data.train), data.test.y.tolist()) == (20, [1])
 
 
-def test_all_get_the_size_of_the_first(folder):
+def test_one_size_or_one_that_is_asked_for(folder):
     paint(folder / "red" / "large.png", COLORS["red"], (60, 50))
-    assert load_dataset(str(folder)).train.x.shape[1:] == (3, 5, 6)
+    with pytest.raises(
+        UserError, match=r"0\.png has 6 x 5 pixels and .*large\.png 60 x 50; give .* as .*colors@6px"
+    ) as error:
+        load_dataset(str(folder))
+    assert "\n" not in str(error.value)
+    data = load_dataset(f"{folder}@4px")
+    assert (data.name, data.train.x.shape[1:], len(data.train)) == ("colors@4px", (3, 4, 4), 17)
+    assert load_dataset(f"{folder}@8x3px").train.x.shape[1:] == (3, 3, 8)
+    inverted = load_dataset(f"{folder}@4px~inverted")
+    assert inverted.name == "colors@4px~inverted"
+    assert np.array_equal(inverted.train.x, 1 - data.train.x)
+    with pytest.raises(UserError, match="no angle"):
+        load_dataset("digits@4px")
 
 
 def test_gray_where_all_are(tmp_path):
