@@ -173,8 +173,8 @@ class GANLearner:
         gap = real_logits.detach().mean() - fake_logits.detach().mean()
         figures = {"discriminator_loss": loss.detach(), "logit_gap": gap}
         if self.config.penalty != "none" and self.config.penalty_weight:
-            scale = self.model.discriminator.std
-            penalty = PENALTIES[self.config.penalty](lambda x: self.judge(x, batch.condition), real, fake, scale)
+            scale, pack = self.model.discriminator.std, self.config.pack
+            penalty = PENALTIES[self.config.penalty](lambda x: self.judge(x, batch.condition), real, fake, scale, pack)
             loss = torch.add(loss, penalty, alpha=self.config.penalty_weight)
             figures["penalty"] = penalty.detach()
         return loss, figures

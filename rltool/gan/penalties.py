@@ -30,18 +30,24 @@ def distance_to_one(squared_norms: torch.Tensor) -> torch.Tensor:
     return ((squared_norms + 1e-12).sqrt() - 1).square().mean()
 
 
-def gradient_penalty(judge: Judge, real: torch.Tensor, fake: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-    """Norms drawn to 1 at random points between pairs of real and fake (Gulrajani et al., NIPS 2017)."""
-    share = torch.rand(len(real), *(1,) * (real.ndim - 1), dtype=real.dtype, device=real.device)
+def gradient_penalty(
+    judge: Judge, real: torch.Tensor, fake: torch.Tensor, scale: float = 1.0, pack: int = 1
+) -> torch.Tensor:
+    """Norms drawn to 1 at random points between pairs of real and fake (Gulrajani et al., NIPS 2017).
+
+    What is judged as one, a pack of examples in a row, is one point: all of it lies equally far between the two.
+    """
+    share = torch.rand(len(real) // pack, *(1,) * (real.ndim - 1), dtype=real.dtype, device=real.device)
+    share = share.repeat_interleave(pack, 0)
     return distance_to_one(squared_gradient_norms(judge, torch.lerp(real, fake, share), scale))
 
 
-def r1(judge: Judge, real: torch.Tensor, fake: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+def r1(judge: Judge, real: torch.Tensor, fake: torch.Tensor, scale: float = 1.0, pack: int = 1) -> torch.Tensor:
     """Half the squared norms at real examples (Mescheder et al., "Which training methods for GANs converge", 2018)."""
     return 0.5 * squared_gradient_norms(judge, real, scale).mean()
 
 
-def dragan(judge: Judge, real: torch.Tensor, fake: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+def dragan(judge: Judge, real: torch.Tensor, fake: torch.Tensor, scale: float = 1.0, pack: int = 1) -> torch.Tensor:
     """Norms drawn to 1 around real examples (Kodali et al., "On convergence and stability of GANs", 2017).
 
     The points are moved, each value by up to half of the minibatch's standard deviation.

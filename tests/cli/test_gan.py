@@ -97,7 +97,12 @@ def test_mistakes(cli, workplace, ring):
     assert "not finite" in cli("train", "gan", "nan.npz").sentence(2)
     np.savez(workplace / "range.npz", x=np.full((40, 8, 8), 3, np.float32))
     assert "pixels from 3 to 3" in cli("train", "gan", "range.npz").sentence(2)
+    (workplace / "photos").mkdir()
+    for size in range(4, 24):
+        Image.new("L", (size, size)).save(workplace / "photos" / f"{size}.png")
+    assert "give all images one size, or" in cli("train", "gan", "photos").sentence(2)
     assert not list((workplace / "runs").glob("gan-*"))
+    assert cli("train", "gan", "photos@8px", "-n", 1, "--batch-size", 4, "--eval-freq", 0, "--quiet").code == 0
 
 
 def test_a_run_that_makes_no_samples(cli, trained):

@@ -91,6 +91,28 @@ def test_ctrl_c_saves_and_resume_ends_as_if_nothing_had_happened(cli, workplace,
     assert one.values == two.values
 
 
+def test_ctrl_c_and_resume_of_a_gan(cli, workplace):
+    options = ["wgan-gp", "ring8", "--preset", "none", "--hidden-sizes", "16", "--batch-size", 32, "--noise-size", 2]
+    options += ["--discriminator-steps", 1, "--schedule", "linear", "--ema", 0.99]
+    options += ["--log-freq", 20, "--eval-freq", 300, "--eval-episodes", 200]
+    process = start("train", *options, "-n", 800, "--name", "broken")
+    run, whole = workplace / "runs" / "broken", workplace / "runs" / "whole"
+    wait_for_rows(process, run, 4)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    stopped = json.loads((run / "summary.json").read_text())
+    assert stopped["finished"] is False
+    assert 80 <= stopped["total_timesteps"] < 800
+    assert "go on with: rltool resume runs/broken" in out
+    assert cli("resume", "broken", "--quiet").code == 0
+    assert cli("train", *options, "-n", 800, "--name", "whole", "--quiet").code == 0
+    assert rows_without_time(run) == rows_without_time(whole)
+    for name in ("model.safetensors", "samples.png", "training.gif"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+
+
 def test_two_ctrl_c_stop_at_once(workplace):
     # One update takes minutes here.
     process = start("train", "ppo", "CartPole-v1", "-n", 10_000_000, "--num-envs", 4, "--num-steps", 200_000,

@@ -110,6 +110,10 @@ def test_where_penalties_look():
     assert 0.98 < share.max() <= 1
     assert len(share.unique()) == 500  # One share for each example, not for the minibatch.
     assert float(r1(judge, fake, real).detach()) == pytest.approx(8)
+    gradient_penalty(lambda x: judge(x).reshape(-1, 4).sum(1), real, fake, pack=4)
+    shares = (seen[-1][:, 0] / 4).reshape(-1, 4)
+    assert (shares == shares[:, :1]).all()  # A pack is one point ...
+    assert len(shares[:, 0].unique()) == 125  # ... and each pack another one.
 
 
 def test_penalties_reach_the_weights_and_are_finite_where_the_gradient_is_zero():
