@@ -1,9 +1,10 @@
 """Learning from ten demonstrations: how much of the way from random to the demonstrator each method goes.
 
-    python benchmarks/imitation.py [scores|rewards|all] [--seeds 5] [--runs gail:CartPole-v1 ...] [--work FOLDER]
+    python benchmarks/imitation.py [scores|single|rewards|all] [--seeds 5] [--runs gail:CartPole-v1 ...] [--work FOLDER]
 
 `scores`: (return - random) / (demonstrator - random) of bc, dagger, gail and airl, over 100 deterministic episodes that
 none of them has seen; `demonstrator` is the mean return of whoever made the demonstrations, over 200 others.
+`single`: the same of bc on CartPole, from each of the demonstrations alone.
 `rewards`: the same of a fresh PPO that is trained on the reward which airl recovered, and on nothing else.
 
 Demonstrators are trained with their presets, into FOLDER/experts, if they are not there yet. Results go into
@@ -13,6 +14,7 @@ Demonstrators are trained with their presets, into FOLDER/experts, if they are n
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from rl import EVALUATION_SEED
 
 ENVS = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "Pendulum-v1", "LunarLander-v3"]
 METHODS = ["bc", "dagger", "gail", "airl"]
+CASES = [*itertools.product(ENVS, METHODS), ("Hopper-v5", "bc"), ("Hopper-v5", "gail")]
 # What `imitation` reports for its MuJoCo tasks, as interquartile means over ten seeds with ten million timesteps.
 PEER = {"bc": "0.94", "dagger": "1.00", "gail": "0.957", "airl": "0.918"}
 DEMONSTRATIONS = 10
@@ -37,6 +40,7 @@ TIMESTEPS = {
     "airl:Acrobot-v1": 300_000,
     "gail:MountainCar-v0": 300_000,
     "airl:MountainCar-v0": 300_000,
+    "gail:Hopper-v5": 1_000_000,
 }
 
 
@@ -102,18 +106,35 @@ def options_of(method: str, env: str, expert: Path, demos: Path) -> list[object]
 
 def scores(args: argparse.Namespace) -> Iterator[Row]:
     """Scores of each method in each environment."""
-    for env in ENVS:
-        for method in METHODS:
-            if args.runs and f"{method}:{env}" not in args.runs:
-                continue
-            expert, demos, demonstrator, random = prepare(env, args.work)
-            with tempfile.TemporaryDirectory() as folder:
-                options = options_of(method, env, expert, demos)
-                measured = [train(method, env, folder, seed, *options) for seed in range(args.seeds)]
-            for m in measured:
-                m["figure"] = (m["mean_return"] - random) / (demonstrator - random)
-                print(f"{method} {env}", m, flush=True)
-            yield f"{method}, {env}", {"rltool": measured}, {**cells(measured), "`imitation`, MuJoCo": PEER[method]}
+    for env, method in CASES:
+        if args.runs and f"{method}:{env}" not in args.runs:
+            continue
+        expert, demos, demonstrator, random = prepare(env, args.work)
+        with tempfile.TemporaryDirectory() as folder:
+            options = options_of(method, env, expert, demos)
+            measured = [train(method, env, folder, seed, *options) for seed in range(args.seeds)]
+        for m in measured:
+            m["figure"] = (m["mean_return"] - random) / (demonstrator - random)
+            print(f"{method} {env}", m, flush=True)
+        yield f"{method}, {env}", {"rltool": measured}, {**cells(measured), "`imitation`, MuJoCo": PEER[method]}
+
+
+def single(args: argparse.Namespace) -> Iterator[Row]:
+    """Scores of behavior cloning from one demonstration, each of the ten in turn."""
+    from rltool.envs import load_demonstrations
+    from rltool.envs.demonstration_files import save_demonstrations
+
+    env = "CartPole-v1"
+    _, demos, demonstrator, random = prepare(env, args.work)
+    everything = load_demonstrations(demos)
+    measured = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(DEMONSTRATIONS):
+            one = save_demonstrations(Path(folder) / f"{number}.npz", everything.select([number]))
+            m = train("bc", env, folder, number, "--demos", one)
+            measured.append(m | {"figure": (m["mean_return"] - random) / (demonstrator - random)})
+            print(f"bc {env}, one demonstration", measured[-1], flush=True)
+    yield f"bc, {env}, one demonstration", {"rltool": measured}, cells(measured)
 
 
 def rewards(args: argparse.Namespace) -> Iterator[Row]:
@@ -132,7 +153,7 @@ def rewards(args: argparse.Namespace) -> Iterator[Row]:
         yield f"ppo on airl's reward, {env}", {"rltool": measured}, cells(measured)
 
 
-PARTS = {"scores": scores, "rewards": rewards}
+PARTS = {"scores": scores, "single": single, "rewards": rewards}
 
 
 def main() -> None:
