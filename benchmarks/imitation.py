@@ -1,14 +1,18 @@
 """Learning from ten demonstrations: how much of the way from random to the demonstrator each method goes.
 
-    python benchmarks/imitation.py [scores|single|rewards|all] [--seeds 5] [--runs gail:CartPole-v1 ...] [--work FOLDER]
+    python benchmarks/imitation.py [scores|single|rewards|peer|all] [--seeds 5] [--runs gail:CartPole-v1 ...]
 
 `scores`: (return - random) / (demonstrator - random) of bc, dagger, gail and airl, over 100 deterministic episodes that
 none of them has seen; `demonstrator` is the mean return of whoever made the demonstrations, over 200 others.
 `single`: the same of bc on CartPole, from each of the demonstrations alone.
 `rewards`: the same of a fresh PPO that is trained on the reward which airl recovered, and on nothing else.
+`peer`: bc, gail and airl beside those of `imitation`, from the same demonstrations, for as many timesteps, in turn. It
+wants an environment of its own, whose Python `--peer` names:
 
-Demonstrators are trained with their presets, into FOLDER/experts, if they are not there yet. Results go into
-`benchmarks/results/imitation-PART.json` and `docs/benchmarks.md`.
+    python -m venv peer && peer/bin/pip install imitation "numpy<2" "setuptools<80" torch==2.13.0
+
+Demonstrators are trained with their presets, into FOLDER/experts (`--work FOLDER`), if they are not there yet. Results
+go into `benchmarks/results/imitation-PART.json` and `docs/benchmarks.md`.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -153,7 +158,43 @@ def rewards(args: argparse.Namespace) -> Iterator[Row]:
         yield f"ppo on airl's reward, {env}", {"rltool": measured}, cells(measured)
 
 
-PARTS = {"scores": scores, "single": single, "rewards": rewards}
+def peer(args: argparse.Namespace) -> Iterator[Row]:
+    """Scores and seconds beside those of `imitation`."""
+    import numpy as np
+
+    from rltool.training.statistics import iqm
+
+    if args.peer is None:
+        print("peer: left out; --peer names a Python that has imitation")
+        return
+    script = Path(__file__).parent / "peers" / "adversarial_imitation.py"
+    for env, method in itertools.product(("CartPole-v1", "Pendulum-v1"), ("bc", "gail", "airl")):
+        if args.runs and f"{method}:{env}" not in args.runs:
+            continue
+        expert, demos, demonstrator, random = prepare(env, args.work)
+        sides: dict[str, list[dict[str, Any]]] = {"rltool": [], "imitation": []}
+        with tempfile.TemporaryDirectory() as folder:
+            for seed in range(args.seeds):
+                mine = train(method, env, folder, seed, *options_of(method, env, expert, demos))
+                command = [args.peer, script, method, env, demos, mine["total_timesteps"], seed, EVALUATION_SEED + seed]
+                done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
+                sides["rltool"].append(mine)
+                sides["imitation"].append(json.loads(done.stdout.splitlines()[-1]) | {"seed": seed})
+        row = {}
+        for side, measured in sides.items():
+            for m in measured:
+                m["figure"] = (m["mean_return"] - random) / (demonstrator - random)
+                print(f"{side}: {method} {env}", m, flush=True)
+            values = [m["figure"] for m in measured]
+            row[f"{side}: score"] = f"{iqm(np.array(values)):.2f} ({min(values):.2f} to {max(values):.2f})"
+        seconds = {side: statistics.median(m["seconds"] for m in measured) for side, measured in sides.items()}
+        row |= {f"{side} [s]": f"{value:.0f}" for side, value in seconds.items()}
+        row |= {"imitation / rltool": f"{seconds['imitation'] / seconds['rltool']:.1f}"}
+        row |= {"timesteps": f"{max(m['total_timesteps'] for m in sides['rltool']):,}"}
+        yield f"{method}, {env}", sides, row
+
+
+PARTS = {"scores": scores, "single": single, "rewards": rewards, "peer": peer}
 
 
 def main() -> None:
@@ -163,6 +204,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--runs", nargs="+", metavar="METHOD:ENV", help="only these")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "imitation", help="folder of demonstrators")
+    parser.add_argument("--peer", type=Path, help="Python that has `imitation`")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the JSON files")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md", help="page with the tables")
     args = parser.parse_args()
