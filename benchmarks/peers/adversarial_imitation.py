@@ -74,6 +74,8 @@ def main() -> None:
         policy = cloning.policy
     else:
         trainer, network, options, generator = ADVERSARIAL[method]
+        # The trainer refuses a batch larger than all demonstrations.
+        options["demo_batch_size"] = min(options["demo_batch_size"], sum(map(len, trajectories)))
         ppo = PPO("MlpPolicy", env, batch_size=64, gamma=0.95, seed=seed, device="cpu", **generator)
         reward = network(env.observation_space, env.action_space, normalize_input_layer=RunningNorm)
         trainer(
