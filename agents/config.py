@@ -17,6 +17,9 @@ Schedule = Literal["constant", "linear"]
 class PolicyConfig(BackboneConfig):
     """What a policy is made of: a backbone (shared with the critic or not) and an action head."""
 
+    shortcut: bool = Field(
+        True, description="Features of rnn, lstm and gru over time hold what was seen last beside the memory of it."
+    )
     shared: bool = Field(False, description="One backbone for policy and value, instead of one each.")
     normalize_observations: bool = Field(
         False, description="Shift and scale observations by their running mean and deviation, kept inside the policy."

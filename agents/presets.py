@@ -323,7 +323,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "airl": {
         "Pendulum-v1": IMITATED_PENDULUM,
-        "LunarLander-v3": IMITATED_LANDER,
+        # Engines cost fuel, of which states show nothing.
+        "LunarLander-v3": {**IMITATED_LANDER, "demos_reads": "state-action"},
     },
 }
 

@@ -109,7 +109,7 @@ class GradientAttack(BoundedAttack):
                 # Dong et al., 2018: each sample's gradient counts by its direction.
                 size = gradient.abs().mean(tuple(range(1, gradient.ndim)), keepdim=True)
                 gradient = velocity = decay * velocity + gradient / size.clamp_min(1e-30)
-            now = now + step_size * ball.steepest(gradient)
+            now = now.add(ball.steepest(gradient), alpha=step_size)
             now = victim.clip(part.x + ball.project(now - part.x))
         problem.queries[rows] += asked + track
         if not track:

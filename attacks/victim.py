@@ -252,15 +252,15 @@ class Victim:
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
         """Evaluation mode inside; every module comes out in the mode that it was in."""
-        modules = list(self.module.modules()) if isinstance(self.module, nn.Module) else []
-        modes = [module.training for module in modules]
+        modules = self.module.modules() if isinstance(self.module, nn.Module) else ()
+        training = [module for module in modules if module.training]
         try:
-            for module in modules:
+            for module in training:
                 module.training = False
             yield
         finally:
-            for module, mode in zip(modules, modes, strict=True):
-                module.training = mode
+            for module in training:
+                module.training = True
 
     def check(self, x: torch.Tensor) -> torch.Tensor:
         """See that inputs are within the bounds, and outputs are such as an attack can use; returns the outputs.

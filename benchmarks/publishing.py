@@ -23,7 +23,10 @@ Row = tuple[str, Measured, dict[str, str]]  # Name, measurements, cells of the t
 ROOT = Path(__file__).resolve().parent.parent
 CONSOLE = Console(highlight=False)
 # Parts whose numbers are no times: rows from another machine stand beside those from this one.
-SCORES = {"rl-final", "backbones-learn", "imitation-scores", "imitation-rewards", "seqgan-oracle", "seqgan-grammar"}
+SCORES = {
+    *("rl-final", "backbones-learn", "seqgan-oracle", "seqgan-grammar"),
+    *("imitation-scores", "imitation-single", "imitation-rewards"),
+}
 
 
 def figures(measurements: Sequence[Measurement]) -> list[float]:

@@ -66,6 +66,9 @@ class BackboneConfig(BaseModel):
         "patches, of one (tokens; auto: where it has two axes, or the transformer reads images).",
     )
     bidirectional: bool = Field(False, description="rnn, lstm and gru over tokens also run backwards.")
+    shortcut: bool = Field(
+        False, description="Features of rnn, lstm and gru over time hold what was seen last beside the memory of it."
+    )
     rnn: Literal["elman", "jordan"] = Field(
         "elman", description="What the rnn reads back: its hidden layer, its output."
     )

@@ -138,7 +138,7 @@ class Recurrent(SequenceBackbone):
     """A recurrent network of `num_layers` layers of `model_size` units.
 
     Over tokens its features are its last outputs, in both directions if `bidirectional`; over time, which is causal, it
-    cannot look ahead.
+    cannot look ahead, and its features are its outputs and, with a `shortcut`, what the last of them read.
 
     Raises:
         UserError: It is asked to run over time in both directions, or to read tokens where there are none.
@@ -155,6 +155,9 @@ class Recurrent(SequenceBackbone):
             raise UserError("over time no network can look ahead; leave out --bidirectional, or take --sequence tokens")
         super().__init__(config, space, config.model_size * (1 + config.bidirectional), tokens)
         in_features = (space.shape or ())[-1] if tokens else self.encoder.out_features
+        self.shortcut = config.shortcut and not tokens
+        if self.shortcut:
+            self.out_features += in_features
         dropout = config.dropout if config.num_layers > 1 else 0.0
         self.core = self.core_class(
             in_features, config.model_size, config.num_layers, dropout=dropout, bidirectional=config.bidirectional
@@ -175,6 +178,8 @@ class Recurrent(SequenceBackbone):
         before = tuple(state[name].transpose(0, 1).contiguous() for name in self.state_names)
         features, after = self.core(x, before if len(before) > 1 else before[0])
         after = after if len(before) > 1 else (after,)
+        if self.shortcut:
+            features = torch.cat((features, x), -1)
         return features, {name: h.transpose(0, 1) for name, h in zip(self.state_names, after, strict=True)}
 
     def read_tokens(self, x: torch.Tensor) -> torch.Tensor:
@@ -189,16 +194,17 @@ class Recurrent(SequenceBackbone):
         layers, cell = self._numpy_weights(), type(self).cell
 
         def step(observations: Tree, state: Tree) -> tuple[np.ndarray, Tree]:
-            x = encode(observations)
+            seen = x = encode(observations)
             after: dict[str, list[np.ndarray]] = {name: [] for name in state}
             for k, weights in enumerate(layers):
                 new = cell(weights, x, {name: h[:, k] for name, h in state.items()})
                 for name, h in new.items():
                     after[name].append(h)
                 x = new["h"]
+            features = np.concatenate((x, seen), 1) if self.shortcut else x
             if len(layers) == 1:
-                return x, {name: h[0][:, None] for name, h in after.items()}
-            return x, {name: np.stack(h, 1) for name, h in after.items()}
+                return features, {name: h[0][:, None] for name, h in after.items()}
+            return features, {name: np.stack(h, 1) for name, h in after.items()}
 
         return step
 

@@ -25,6 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "jordan": {"backbone": "rnn", "rnn": "jordan"},
     "lstm": {"backbone": "lstm"},
     "gru": {"backbone": "gru"},
+    "shortcut": {"backbone": "gru", "shortcut": True},
     "transformer": {"backbone": "transformer", "window": 4},
     "additive": {"backbone": "transformer", "window": 4, "attention": "additive"},
     "learned": {"backbone": "transformer", "window": 4, "position": "learned"},
@@ -59,7 +60,7 @@ def as_torch(tree: Any) -> Any:
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_step_by_step_equals_a_whole_sequence(kind: str, space: gym.Space, num_layers: int) -> None:
-    if isinstance(space, gym.spaces.Dict) and kind not in ("lstm", "transformer"):
+    if isinstance(space, gym.spaces.Dict) and kind not in ("lstm", "shortcut", "transformer"):
         pytest.skip("the encoder is the same for all")
     backbone = make(kind, space, num_layers=num_layers, sequence="time")
     observations, state = sequences(space, 7, 2), backbone.initial_state(2)
@@ -99,6 +100,17 @@ def test_gradients_reach_every_weight_and_the_first_observation(kind: str) -> No
     silent = [name for name, p in backbone.named_parameters() if not p.grad.any()]
     assert all("key.bias" in name for name in silent)  # A softmax does not see what is added to all its scores.
     assert observations.grad[0].any(1).all()
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "elman", "jordan"])
+def test_a_shortcut_hands_on_what_was_seen(kind: str) -> None:
+    plain, with_shortcut = make(kind), make(kind, shortcut=True)
+    assert (plain.out_features, with_shortcut.out_features) == (8, 8 + 3)
+    observations = torch.from_numpy(sequences(VECTOR, 4, 2))
+    features = with_shortcut.sequence(observations, with_shortcut.initial_state(2))
+    torch.testing.assert_close(
+        features, torch.cat((plain.sequence(observations, plain.initial_state(2)), observations), 2)
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
