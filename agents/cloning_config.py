@@ -44,7 +44,7 @@ class BCConfig(PolicyConfig):
         0.1, ge=0, lt=1, description="Share of the episodes that are not learned from, but tell when to stop."
     )
     patience: NonNegativeInt = Field(
-        20, description="Passes without a better validation loss after which training ends (0: it never does)."
+        100, description="Passes without a better validation loss after which training ends (0: it never does)."
     )
     then: Literal["ppo", "a2c"] | None = Field(
         None,

@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--timesteps", type=int, default=40_000, help="of the policy")
-    parser.add_argument("--steps", type=int, default=800, help="of the translators")
+    parser.add_argument("--steps", type=int, default=500, help="of the translators")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows = []
