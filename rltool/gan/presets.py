@@ -19,8 +19,8 @@ POINTS: dict[str, Any] = {
     "beta1": 0.5,
     "ema": 0.999,
 }
-# Translators that see two pixels each way: they can paint, but not make another digit. A critic has no verdict to win by:
-# where discriminators do, translators stay where they are, held by the cycle loss.
+# Translators that see two pixels each way: they can paint, but not make another digit. A critic has no verdict to win
+# by: where a discriminator does, translators stay where they are, held by the cycle loss.
 PAINTED: dict[str, Any] = {
     "total_timesteps": 500,
     "eval_freq": 250,
