@@ -73,10 +73,12 @@ def test_folders_that_will_not_do(tmp_path):
         load_dataset(str(tmp_path / "empty"), labeled=False)
 
 
-def test_images_of_different_sizes_become_as_large_as_the_first(tmp_path):
+def test_images_of_different_sizes_are_refused_until_a_size_is_given(tmp_path):
     save(tmp_path / "mixed", 12)
     Image.new("L", (30, 40), 255).save(tmp_path / "mixed" / "99.png")
-    assert load_dataset(str(tmp_path / "mixed"), labeled=False).train.x.shape[1:] == (1, 5, 6)
+    with pytest.raises(UserError, match=r"has 6 x 5 pixels and .*99\.png 30 x 40; give"):
+        load_dataset(str(tmp_path / "mixed"), labeled=False)
+    assert load_dataset(f"{tmp_path / 'mixed'}@6x5px", labeled=False).train.x.shape[1:] == (1, 5, 6)
 
 
 def test_stacked_digits_are_digits_in_each_channel():
