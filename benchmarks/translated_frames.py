@@ -4,7 +4,7 @@ Catch: a ball falls, and a paddle is moved below it; frames of 3 x 12 x 10 bytes
 frames as they are, then plays where all frames are recoloured (`rltool list shifts`): as it is, and seeing them through
 a `cyclegan` that was shown frames of both worlds, of different games.
 
-    python benchmarks/translated_frames.py --seeds 3 --out benchmarks/results/translated_frames.json
+    python benchmarks/translated_frames.py --seeds 3 --out benchmarks/results/translated-frames.json
 """
 
 from __future__ import annotations
