@@ -3,8 +3,9 @@
 No reward of the target is used, only what is seen there when actions are drawn at random; so it is in the source, so
 that both visit alike. First a map of colors is sought behind which the policy's features of the target cannot be told
 from those of the source. It has few weights, and so leaves no room for a match that mixes up what is seen; it starts
-from several random colorings, since the way from one to its inverse is uphill. The policy that looks through this map
-then teaches one that looks at the target itself: what comes out has the form of any other policy.
+from the best of many random colorings, since the way from one to its inverse is uphill. Where features remain further
+apart than `NEAR` allows, the map is not the right one, and the search begins again. The policy that looks through this
+map then teaches one that looks at the target itself: what comes out has the form of any other policy.
 """
 
 from __future__ import annotations
@@ -35,8 +36,14 @@ from rltool.training.statistics import bootstrap_interval
 
 METHODS = ("dann", "coral", "mmd")
 NUM_ENVS = 16
-STARTS = 16  # Colorings that the search begins with; the better half goes on, again and again.
-TRIAL, SEARCH, LESSONS = 50, 300, 600  # Steps: of each in a round, of the last one, of the policy that learns of it.
+COLORINGS, STARTS = 200, 16  # That are tried, and that a search begins with; the better half goes on, again and again.
+TRIAL, SETTLING, LESSONS = (
+    50,
+    300,
+    1_500,
+)  # Steps: of each in a round, of the last one, of the policy that learns of it.
+NEAR = 10.0  # Of wrong maps, features are hundreds of times as far apart as two samples of the source, or at least 40.
+SEARCHES = 4  # Before one is content with less.
 BATCH = 128
 LEARNING_RATE = 0.03  # Of the map of colors;
 GENTLY = 1e-3  # and of the policy that learns to do without it, at first.
@@ -77,7 +84,7 @@ class Transfer:
         zero_shot: In the target, as it was.
         adapted: In the target, adapted.
         oracle: In the target, another policy that was trained there with rewards, if there is one.
-        losses: How far features were apart in the course of the search, by mmd.
+        losses: How far features were apart after each search, by mmd.
         seconds: What adapting took, without playing.
     """
 
@@ -160,7 +167,7 @@ def adapt_policy(
         say: Called with a line about each thing that is done.
 
     Returns:
-        How far features were apart, by mmd whatever the method: of the best map of each round, and of the last.
+        How far features were apart after each search, by mmd whatever the method; the best search counts.
 
     Raises:
         UserError: There is no such method, or the policy does not read color images of a known form.
@@ -181,24 +188,19 @@ def adapt_policy(
         seen = [look(env, timesteps, seed + k, kwargs).to(agent.device) for k, env in enumerate((source, target))]
         teacher = copy.deepcopy(policy).requires_grad_(False)
         rng = np.random.default_rng(seed)
-        searches = [
-            Search(teacher.features, ColorMap(space, generator if k else None).to(agent.device), method, seen)
-            for k in range(STARTS)
-        ]
-        losses = []
-        while len(searches) > 1:
-            for each in searches:
-                each.go_on(TRIAL, rng)
-            searches.sort(key=lambda each: each.distance())
-            losses.append(searches[0].distance())
-            say(f"features are {losses[-1]:.3f} apart behind the best of {len(searches)} maps of colors")
-            searches = searches[: len(searches) // 2]
-        (best,) = searches
-        best.go_on(SEARCH, rng, settle=True)
-        losses.append(best.distance())
-        say(f"features are {losses[-1]:.3f} apart behind the last; teaching the policy to do without it")
+        near = NEAR * apart(teacher.features, seen[0], teacher.features, seen[0])
+        found: list[Search] = []
+        while len(found) < SEARCHES and not (found and found[-1].apart <= near):
+            maps = [ColorMap(space, generator if k or found else None).to(agent.device) for k in range(COLORINGS)]
+            searches = [Search(teacher.features, colors, method, seen) for colors in maps]
+            found.append(narrow_down(searches, rng))
+            say(f"features are {found[-1].apart:.4f} apart behind the best map of colors; {near:.4f} would be near")
+        best = min(found, key=lambda each: each.apart)
+        if best.apart > near:
+            say("no map of colors makes the two looks alike: do not expect much")
+        say("teaching the policy to do without the map")
         _teach(policy, lambda x: teacher.features(best.colors(x)), seen[1], rng)
-    return losses
+    return [each.apart for each in found]
 
 
 def look(env_id: str, timesteps: int, seed: int, env_kwargs: Mapping[str, Any]) -> torch.Tensor:
@@ -220,23 +222,43 @@ def _draw(seen: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return seen[torch.from_numpy(rng.integers(len(seen), size=BATCH)).to(seen.device)]
 
 
+def apart(ours: Features, source: torch.Tensor, theirs: Features, target: torch.Tensor) -> float:
+    """How far features of the source and of the target are apart, by `mmd`; of always the same images."""
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        images = [torch.cat([_draw(each, rng) for _ in range(4)]) for each in (source, target)]
+        return float(mmd(ours(images[0]), theirs(images[1])))
+
+
 class Search:
     """Learns a map of colors behind which the target's features are like the source's.
+
+    Games go in circles: what counts is the map at its best.
 
     Args:
         features: Of the policy, from images.
         colors: The map that it begins with, and changes.
         method: See `adapt_policy`.
         seen: Images of the source and of the target.
+
+    Attributes:
+        apart: How far apart features were, behind the map at its best.
     """
 
     def __init__(self, features: Features, colors: nn.Module, method: str, seen: list[torch.Tensor]) -> None:
         self.features, self.colors, self.seen = features, colors, seen
+        self.apart = np.inf
+        self._keep_best()
         with torch.no_grad():
             width = features(seen[0][:1]).shape[1]
         losses: dict[str, Loss] = {"coral": centered_coral, "mmd": mmd}
         self.loss = DomainGame(width, seen[0].device) if method == "dann" else losses[method]
         self.optimizer = Adam(colors, LEARNING_RATE)
+
+    def _keep_best(self) -> None:
+        now = apart(self.features, self.seen[0], lambda x: self.features(self.colors(x)), self.seen[1])
+        if now < self.apart:
+            self.apart, self.best = now, copy.deepcopy(self.colors.state_dict())
 
     def go_on(self, steps: int, rng: np.random.Generator, settle: bool = False) -> None:
         """Take steps; to settle, smaller and smaller ones."""
@@ -246,13 +268,25 @@ class Search:
             with torch.no_grad():
                 source = self.features(source)
             self.optimizer.descend(self.loss(source, self.features(self.colors(target))))
+        self._keep_best()
 
-    def distance(self) -> float:
-        """How far apart features are, by `mmd`, on the same images for every map."""
-        rng = np.random.default_rng(0)
-        with torch.no_grad():
-            source, target = (torch.cat([_draw(each, rng) for _ in range(4)]) for each in self.seen)
-            return float(mmd(self.features(source), self.features(self.colors(target))))
+    def go_back(self) -> None:
+        """To the map at its best."""
+        self.colors.load_state_dict(self.best)
+
+
+def narrow_down(searches: list[Search], rng: np.random.Generator) -> Search:
+    """Let the most promising searches go on, fewer and fewer of them, and the last one settle; its map at its best."""
+    searches = sorted(searches, key=lambda each: each.apart)[:STARTS]
+    while len(searches) > 1:
+        for each in searches:
+            each.go_on(TRIAL, rng)
+        searches = sorted(searches, key=lambda each: each.apart)[: len(searches) // 2]
+    (last,) = searches
+    last.go_back()
+    last.go_on(SETTLING, rng, settle=True)
+    last.go_back()
+    return last
 
 
 def _teach(policy: Any, wanted: Features, seen: torch.Tensor, rng: np.random.Generator) -> None:

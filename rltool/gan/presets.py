@@ -46,6 +46,24 @@ DIGITS: dict[str, Any] = {
     "beta1": 0.5,
     "ema": 0.99,
 }
+# Told the class and kept smooth by spectral norm, a critic of convolutions needs no penalty, which costs it half its
+# time; without the classes, as many steps end at an FID 18 times as large.
+ASKED: dict[str, Any] = {
+    "total_timesteps": 600,
+    "eval_freq": 200,
+    "log_freq": 50,
+    "backbone": "cnn",
+    "generator_batch_norm": True,
+    "noise_size": 64,
+    "loss": "hinge",
+    "spectral_norm": True,
+    "discriminator_steps": 2,
+    "learning_rate": 5e-4,
+    "schedule": "linear",
+    "beta1": 0.0,
+    "beta2": 0.9,
+    "ema": 0.99,
+}
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "cgan": {
         "digits": {
@@ -56,7 +74,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "learning_rate": 5e-4,
             "schedule": "linear",
             "ema": 0.99,
-        }
+        },
+        "mnist": ASKED,
+        "fashion-mnist": ASKED,
     },
     "cyclegan": {"digits:digits~inverted": PAINTED, "digits:digits~recoloured": PAINTED},
     "wgan-gp": {

@@ -13,7 +13,7 @@ import torch
 import rltool
 from rltool.adaptation import transfer as transferring
 from rltool.adaptation.policies import DomainGame, centered_coral
-from rltool.adaptation.transfer import ColorMap, Search, Transfer, look
+from rltool.adaptation.transfer import ColorMap, Search, Transfer, look, narrow_down
 from rltool.agents import A2C, PPO
 from rltool.agents.evaluation import Evaluation
 from rltool.cli.main import main
@@ -113,6 +113,12 @@ def test_the_map_of_colors_is_affine_in_each_pixel(shape: tuple[int, ...]) -> No
     torch.testing.assert_close(found, expected)
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"COLORINGS": 3, "STARTS": 2, "TRIAL": 2, "SETTLING": 2, "SEARCHES": 2, "LESSONS": 3}.items():
+        monkeypatch.setattr(transferring, name, value)
+
+
 def test_a_search_brings_features_together() -> None:
     agent = PPO(CATCH, **{**SMALL, "backbone": "cnn"})
     seen = [look(env, 512, k, {}) for k, env in enumerate((CATCH, INVERTED))]
@@ -121,9 +127,25 @@ def test_a_search_brings_features_together() -> None:
         colors.matrix.mul_(-0.7)
         colors.offset.fill_(0.8)
     search = Search(agent.policy.features, colors, "mmd", seen)
-    before = search.distance()
+    before = search.apart
     search.go_on(60, np.random.default_rng(0))
-    assert search.distance() < 0.5 * before
+    assert search.apart < 0.5 * before
+    best, weights = search.apart, colors.matrix.detach().clone()
+    search.loss = lambda source, target: -target.square().mean()  # Now it is led astray,
+    search.go_on(20, np.random.default_rng(0))
+    assert search.apart == best
+    assert not torch.equal(colors.matrix, weights)
+    search.go_back()  # and knows the way back.
+    torch.testing.assert_close(colors.matrix.detach(), weights)
+
+
+def test_the_searches_that_go_on_are_the_nearest(quick: None) -> None:
+    agent = PPO(CATCH, **{**SMALL, "backbone": "cnn"})
+    seen = [look(env, 512, k, {}) for k, env in enumerate((CATCH, CATCH))]
+    generator = torch.Generator().manual_seed(0)
+    maps = [ColorMap(agent.observation_space, generator if k else None) for k in range(4)]
+    searches = [Search(agent.policy.features, colors, "mmd", seen) for colors in maps]
+    assert narrow_down(searches[::-1], np.random.default_rng(0)) is searches[0]  # Nothing was shifted.
 
 
 def transfer(source: float, zero_shot: float, adapted: float) -> Transfer:
@@ -137,12 +159,6 @@ def test_the_verdict_is_in_words() -> None:
     assert "changed nothing" in transfer(10, 5, 5.01).verdict()
     assert transfer(10, 2, 8).verdict() == "adapting won back 75% of what was lost"
     assert "nothing was lost" in transfer(1, 2, 3).verdict()
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"STARTS": 2, "TRIAL": 2, "SEARCH": 2, "LESSONS": 3}.items():
-        monkeypatch.setattr(transferring, name, value)
 
 
 def test_adapt_makes_a_run(quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
