@@ -1,4 +1,4 @@
-"""Agents that adapt while they learn: `--adapt dann`, `coral` and `mmd`, with `--target ENV~shift`.
+"""Agents that adapt while they learn: `--adapt dann`, `mcd`, `coral` and `mmd`, with `--target ENV~shift`.
 
 The policy's features of what it sees in the target, which it visits without learning from a reward there, are made
 alike to those of what it sees where it learns.
@@ -7,6 +7,7 @@ alike to those of what it sees where it learns.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from rltool.adaptation.losses import coral, domain_cross_entropy, mmd
 from rltool.adaptation.networks import DomainClassifier
@@ -38,8 +40,38 @@ LEARNING_RATE = 1e-3  # Of the domain classifier.
 BETAS = (0.5, 0.999)  # Games like a low momentum.
 
 
-class DomainGame:
-    """DANN's part beside the features: a domain classifier with an optimizer of its own.
+class Game(ABC):
+    """What plays against the features, with networks and an optimizer of its own.
+
+    Args:
+        networks: What learns.
+    """
+
+    def __init__(self, networks: nn.Module) -> None:
+        self.networks = networks
+        self.optimizer = Adam(networks, LEARNING_RATE, betas=BETAS)
+        self.figures: UpdateMetrics = {}
+
+    @abstractmethod
+    def __call__(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """A step of the networks; then what features `(B, d)` are to minimize."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that must survive."""
+        state = State()
+        state.add("networks", self.networks.state_dict())
+        state.add("optimizer", self.optimizer.state())
+        return {**state.tensors, "steps": torch.tensor(self.optimizer.steps)}
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from what `state` returned."""
+        parts = State(state)
+        self.networks.load_state_dict(parts.take("networks"))
+        self.optimizer.load_state(parts.take("optimizer"), int(state["steps"]))
+
+
+class DomainGame(Game):
+    """DANN's: a domain classifier, whose gradient is reversed for the features.
 
     Args:
         features: Length of a feature vector.
@@ -48,30 +80,55 @@ class DomainGame:
 
     def __init__(self, features: int, device: torch.device | str = "cpu") -> None:
         self.classifier = DomainClassifier(features, SIZES).to(device)
-        self.optimizer = Adam(self.classifier, LEARNING_RATE, betas=BETAS)
-        self.accuracy = 0.5
+        super().__init__(self.classifier)
 
     def __call__(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """A step of the classifier; then what features `(B, d)` are to minimize, its gradient reversed."""
         self.optimizer.descend(domain_cross_entropy(self.classifier(source.detach()), self.classifier(target.detach())))
         both = self.classifier.fooled(torch.cat([source, target]), 1.0)
         logits = both[: len(source)], both[len(source) :]
         told = ((logits[0] > 0).float().mean() + (logits[1] < 0).float().mean()) / 2
-        self.accuracy = float(told)
+        self.figures = {"domain_accuracy": float(told)}
         return domain_cross_entropy(*logits)
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """All that must survive."""
-        state = State()
-        state.add("classifier", self.classifier.state_dict())
-        state.add("optimizer", self.optimizer.state())
-        return {**state.tensors, "steps": torch.tensor(self.optimizer.steps)}
 
-    def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on from what `state` returned."""
-        parts = State(state)
-        self.classifier.load_state_dict(parts.take("classifier"))
-        self.optimizer.load_state(parts.take("optimizer"), int(state["steps"]))
+class OpinionGame(Game):
+    """MCD's: two networks that say what the action head does, and differ where the target is unlike the source.
+
+    They learn from the head's outputs in the source, and to disagree in the target; features learn to make them agree
+    there. Outputs, logits or means, are taken in units of their standard deviation and squashed, so that disagreement
+    has an end.
+
+    Args:
+        head: The action head's last layer.
+        device: Where tensors live.
+    """
+
+    def __init__(self, head: nn.Linear, device: torch.device | str = "cpu") -> None:
+        def network() -> nn.Module:
+            hidden = [nn.Linear(head.in_features, SIZES[0]), nn.LeakyReLU(0.2)]
+            return nn.Sequential(*hidden, nn.Linear(SIZES[0], head.out_features), nn.Tanh())
+
+        super().__init__(nn.ModuleList([network(), network()]).to(device))
+        self.head = head
+
+    def __call__(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            outputs = self.head(source)
+            wanted = torch.tanh((outputs - outputs.mean(0)) / (outputs.std() + 1e-6))
+        wrong = sum((each - wanted).square().mean() for each in self.opinions(source.detach()))
+        self.optimizer.descend(wrong - self.disagreement(target.detach()))
+        disagreement = self.disagreement(target)
+        self.figures = {"disagreement": float(disagreement.detach())}
+        return disagreement
+
+    def opinions(self, features: torch.Tensor) -> list[torch.Tensor]:
+        """What the two networks say of features `(B, d)`."""
+        return [network(features) for network in self.networks.children()]
+
+    def disagreement(self, features: torch.Tensor) -> torch.Tensor:
+        """How much they differ, 0 to 2."""
+        one, other = self.opinions(features)
+        return (one - other).abs().mean()
 
 
 def centered_coral(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -91,7 +148,11 @@ class Adapting(Extension):
         if agent.policy.has_memory:
             raise UserError("a policy with memory cannot be adapted yet; leave out --adapt or --backbone")
         width = agent.policy.backbone.out_features
-        self.game = DomainGame(width, agent.device) if self.config.adapt == "dann" else None
+        self.game: Game | None = None
+        if self.config.adapt == "dann":
+            self.game = DomainGame(width, agent.device)
+        elif self.config.adapt == "mcd":
+            self.game = OpinionGame(agent.policy.action_head.linear, agent.device)
         self.loss: Loss = self.game or {"coral": centered_coral, "mmd": mmd}[self.config.adapt]
         self.seen: Tree = None
         self.observation: Tree = None
@@ -143,7 +204,7 @@ class Adapting(Extension):
 
     def after_update(self, rollout: Rollout) -> UpdateMetrics:
         figures: UpdateMetrics = {"adapt_loss": self.last}
-        return figures | ({"domain_accuracy": self.game.accuracy} if self.game else {})
+        return figures | (self.game.figures if self.game else {})
 
     def evaluate(self, result: Metrics, episodes: int, seed: int) -> Metrics:
         """The return in the target is watched only: it chooses no weights."""

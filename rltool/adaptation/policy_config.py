@@ -14,10 +14,11 @@ class PolicyAdaptationConfig(BaseModel):
 
     panel: ClassVar[str] = "Adaptation"
 
-    adapt: Literal["dann", "coral", "mmd"] | None = Field(
+    adapt: Literal["dann", "mcd", "coral", "mmd"] | None = Field(
         None,
         description="Make the policy's features of two looks of the environment alike, while it learns in one of them: "
-        "dann (a domain classifier cannot tell them apart), coral (the same covariance), mmd (the same moments).",
+        "dann (a domain classifier cannot tell them apart), mcd (two networks agree on what the action head does), "
+        "coral (the same covariance), mmd (the same moments).",
     )
     target: str | None = Field(
         None, description="The other look, as ENV~inverted; nothing but what is seen there is used, no reward."

@@ -12,7 +12,7 @@ import torch
 
 import rltool
 from rltool.adaptation import transfer as transferring
-from rltool.adaptation.policies import DomainGame, centered_coral
+from rltool.adaptation.policies import DomainGame, OpinionGame, centered_coral
 from rltool.adaptation.transfer import ColorMap, Search, Transfer, look, narrow_down
 from rltool.agents import A2C, PPO
 from rltool.agents.evaluation import Evaluation
@@ -28,7 +28,7 @@ def adapting(method: str = "dann", **options: Any) -> PPO:
     return PPO(CATCH, adapt=method, **{"target": f"{CATCH}~noisy", "adapt_batch": 8, **SMALL, **options})
 
 
-@pytest.mark.parametrize("method", ["dann", "coral", "mmd"])
+@pytest.mark.parametrize("method", ["dann", "mcd", "coral", "mmd"])
 def test_training_goes_on_bit_for_bit(method: str, tmp_path: Path) -> None:
     whole = adapting(method, seed=3).learn(320)
     first = adapting(method, seed=3).learn(320, lambda agent, _: agent.timesteps < 160)
@@ -69,12 +69,25 @@ def test_the_reversed_gradient_goes_against_the_classifier() -> None:
     source, target = torch.randn(64, 4) + 1, (torch.randn(64, 4) - 1).requires_grad_()
     for _ in range(200):
         loss = game(source, target)
-    assert game.accuracy > 0.9
+    assert game.figures["domain_accuracy"] > 0.9
     (step,) = torch.autograd.grad(loss, target)
     with torch.no_grad():  # Down that gradient the target looks more like the source.
         moved = game.classifier(target - 100 * step) - game.classifier(target)
     assert moved.mean() > 0
     assert moved.min() > -1e-4
+
+
+def test_opinions_differ_where_features_are_unlike_those_of_the_source() -> None:
+    torch.manual_seed(0)
+    game = OpinionGame(torch.nn.Linear(4, 3))
+    source = torch.randn(256, 4)
+    for _ in range(500):
+        far = game(source, torch.randn(256, 4) + 6)
+    near = game.disagreement(source)
+    assert near < 0.3 * far
+    target = (torch.randn(256, 4) + 6).requires_grad_()
+    (step,) = torch.autograd.grad(game.disagreement(target), target)
+    assert game.disagreement(target - 100 * step) < game.disagreement(target)
 
 
 @pytest.mark.parametrize(
