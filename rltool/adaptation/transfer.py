@@ -2,10 +2,11 @@
 
 No reward of the target is used, only what is seen there when actions are drawn at random; so it is in the source, so
 that both visit alike. First a map of colors is sought behind which the policy's features of the target cannot be told
-from those of the source. It has few weights, and so leaves no room for a match that mixes up what is seen; it starts
-from the best of many random colorings, since the way from one to its inverse is uphill. Where features remain further
-apart than `NEAR` allows, the map is not the right one, and the search begins again. The policy that looks through this
-map then teaches one that looks at the target itself: what comes out has the form of any other policy.
+from those of the source. It has few weights, and so leaves no room for a match that mixes up what is seen. Colors of
+the target are first given the mean and covariance of the source's, which leaves a rotation or reflection open: the
+search starts from the best of many, since the way from one to another is uphill. Where features remain further apart
+than `NEAR` allows, the map is not the right one, and the search begins again. The policy that looks through this map
+then teaches one that looks at the target itself: what comes out has the form of any other policy.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -37,16 +38,31 @@ from rltool.training.statistics import bootstrap_interval
 METHODS = ("dann", "coral", "mmd")
 NUM_ENVS = 16
 COLORINGS, STARTS = 200, 16  # That are tried, and that a search begins with; the better half goes on, again and again.
-TRIAL, SETTLING, LESSONS = (
-    50,
-    300,
-    1_500,
-)  # Steps: of each in a round, of the last one, of the policy that learns of it.
-NEAR = 10.0  # Of wrong maps, features are hundreds of times as far apart as two samples of the source, or at least 40.
-SEARCHES = 4  # Before one is content with less.
+TRIAL, SETTLING = 50, 300  # Steps: of each in a round, of the last one.
+LESSONS = 1_500  # Steps of the policy that learns to do without the map.
+NEAR = 3.0  # Of the right map, features are as far apart as two samples of the source; of wrong ones, 6 to 100 times.
+SEARCHES = 2  # Before one is content with less.
+PALETTE = 512  # Images, whose colors are compared at first.
+FAINT = 1e-4  # Share of the greatest variance, below which an axis of colors is rounding.
 BATCH = 128
 LEARNING_RATE = 0.03  # Of the map of colors;
 GENTLY = 1e-3  # and of the policy that learns to do without it, at first.
+
+
+class Palette(NamedTuple):
+    """Mean, principal axes (columns, the faintest first) and deviations along them of colors `(n, channels)`."""
+
+    mean: torch.Tensor
+    axes: torch.Tensor
+    deviations: torch.Tensor
+
+    @classmethod
+    def of(cls, colors: torch.Tensor) -> Palette:
+        """That of some colors `(..., channels)`; along axes that are but rounding, colors do not deviate."""
+        colors = colors.reshape(-1, colors.shape[-1]).double()
+        variances, axes = torch.linalg.eigh(torch.atleast_2d(torch.cov(colors.T)))
+        variances[variances <= FAINT * variances[-1]] = 0
+        return cls(colors.mean(0), axes, variances.sqrt())
 
 
 class ColorMap(nn.Module):
@@ -54,24 +70,44 @@ class ColorMap(nn.Module):
 
     Args:
         space: The space of one image.
-        generator: Draws the map, a rotation or reflection about the middle gray; None: the identity.
+
+    Attributes:
+        matrix: `(channels, channels)`, at first the identity; of colors between 0 and 1.
+        offset: `(channels,)`.
     """
 
-    def __init__(self, space: gym.Space, generator: torch.Generator | None = None) -> None:
+    def __init__(self, space: gym.Space) -> None:
         super().__init__()
         self.last, channels = channels_last(space), image_size(space)[0]
         self.scale = 255.0 if space.dtype == np.uint8 else 1.0
-        matrix = torch.eye(channels)
-        if generator is not None:
-            matrix = torch.linalg.qr(torch.randn(channels, channels, generator=generator))[0]
-        self.matrix = nn.Parameter(matrix)
-        self.offset = nn.Parameter(0.5 - 0.5 * matrix.sum(1))
+        self.matrix = nn.Parameter(torch.eye(channels))
+        self.offset = nn.Parameter(torch.zeros(channels))
+
+    def colors(self, images: torch.Tensor) -> torch.Tensor:
+        """What is mapped, `(..., channels)`."""
+        x = images.float() / self.scale
+        return x if self.last else x.movedim(1, -1)
+
+    def match(self, source: Palette, target: Palette, generator: torch.Generator) -> None:
+        """Become a random one of the maps that give the target's colors the mean and covariance of the source's."""
+        channels, varied = (
+            len(source.mean),
+            int(min(palette.deviations.count_nonzero() for palette in (source, target))),
+        )
+        turn = torch.zeros(channels, channels, dtype=torch.double)
+        if varied:
+            drawn = torch.randn(varied, varied, generator=generator, dtype=torch.double)
+            orthogonal, triangle = torch.linalg.qr(drawn)
+            turn[-varied:, -varied:] = orthogonal * triangle.diagonal().sign()  # Reflections as often as rotations.
+        shrink = torch.where(target.deviations > 0, 1 / target.deviations, 0)
+        matrix = (source.axes * source.deviations) @ turn @ (target.axes * shrink).T
+        with torch.no_grad():
+            self.matrix.copy_(matrix)
+            self.offset.copy_(source.mean - matrix @ target.mean)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images as the space has them, but floats."""
-        x = images.float() / self.scale
-        x = x if self.last else x.movedim(1, -1)
-        x = (x @ self.matrix.T + self.offset) * self.scale
+        x = (self.colors(images) @ self.matrix.T + self.offset) * self.scale
         return x if self.last else x.movedim(-1, 1)
 
 
@@ -188,10 +224,15 @@ def adapt_policy(
         seen = [look(env, timesteps, seed + k, kwargs).to(agent.device) for k, env in enumerate((source, target))]
         teacher = copy.deepcopy(policy).requires_grad_(False)
         rng = np.random.default_rng(seed)
+        source_palette, target_palette = (
+            Palette.of(ColorMap(space).colors(each[:: -(-len(each) // PALETTE)])) for each in seen
+        )
         near = NEAR * apart(teacher.features, seen[0], teacher.features, seen[0])
         found: list[Search] = []
         while len(found) < SEARCHES and not (found and found[-1].apart <= near):
-            maps = [ColorMap(space, generator if k or found else None).to(agent.device) for k in range(COLORINGS)]
+            maps = [ColorMap(space).to(agent.device) for _ in range(COLORINGS)]
+            for colors in maps[not found :]:  # The first of all leaves colors as they are.
+                colors.match(source_palette, target_palette, generator)
             searches = [Search(teacher.features, colors, method, seen) for colors in maps]
             found.append(narrow_down(searches, rng))
             say(f"features are {found[-1].apart:.4f} apart behind the best map of colors; {near:.4f} would be near")

@@ -13,7 +13,7 @@ import torch
 import rltool
 from rltool.adaptation import transfer as transferring
 from rltool.adaptation.policies import DomainGame, OpinionGame, centered_coral
-from rltool.adaptation.transfer import ColorMap, Search, Transfer, look, narrow_down
+from rltool.adaptation.transfer import ColorMap, Palette, Search, Transfer, look, narrow_down
 from rltool.agents import A2C, PPO
 from rltool.agents.evaluation import Evaluation
 from rltool.cli.main import main
@@ -117,13 +117,35 @@ def test_the_map_of_colors_is_affine_in_each_pixel(shape: tuple[int, ...]) -> No
     space = gym.spaces.Box(0, 255, shape, np.uint8)
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8))
     torch.testing.assert_close(ColorMap(space)(images), images.float())
-    turned = ColorMap(space, torch.Generator().manual_seed(0))
-    gray = torch.full_like(images, 255).float() / 2
-    torch.testing.assert_close(turned(gray), gray)  # It turns about the middle.
+    turned = ColorMap(space)
+    torch.nn.init.normal_(turned.matrix)
+    torch.nn.init.normal_(turned.offset)
     flat = images.float() if shape[2] == 3 else images.float().movedim(1, -1)
     expected = (flat / 255) @ turned.matrix.T * 255 + turned.offset * 255
     found = turned(images) if shape[2] == 3 else turned(images).movedim(1, -1)
     torch.testing.assert_close(found, expected)
+
+
+def test_matched_colors_have_mean_and_covariance_of_the_source_s() -> None:
+    import gymnasium as gym
+
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    space = gym.spaces.Box(0, 1, (4, 4, 3), np.float32)
+    flat = rng.random((500, 3)) * [1, 0.2, 0]  # A palette in a plane,
+    source = torch.from_numpy(flat[:, [2, 0, 1]] + 0.1).float()
+    target = torch.from_numpy(rng.random((500, 3)) @ rng.random((3, 3))).float()  # and one that is not.
+    wanted, had = Palette.of(source), Palette.of(target)
+    assert [int(palette.deviations.count_nonzero()) for palette in (wanted, had)] == [2, 3]
+    reflections = 0
+    for _ in range(20):
+        colors = ColorMap(space)
+        colors.match(wanted, had, generator)
+        mapped = (target @ colors.matrix.T + colors.offset).detach()
+        torch.testing.assert_close(mapped.mean(0), source.mean(0))
+        torch.testing.assert_close(torch.cov(mapped.T), torch.cov(source.T), atol=1e-5, rtol=1e-4)
+        varied = wanted.axes.T[-2:].float() @ colors.matrix.detach() @ had.axes[:, -2:].float()
+        reflections += bool(torch.linalg.det(varied) < 0)
+    assert 4 <= reflections <= 16
 
 
 @pytest.fixture
@@ -156,7 +178,10 @@ def test_the_searches_that_go_on_are_the_nearest(quick: None) -> None:
     agent = PPO(CATCH, **{**SMALL, "backbone": "cnn"})
     seen = [look(env, 512, k, {}) for k, env in enumerate((CATCH, CATCH))]
     generator = torch.Generator().manual_seed(0)
-    maps = [ColorMap(agent.observation_space, generator if k else None) for k in range(4)]
+    maps = [ColorMap(agent.observation_space) for _ in range(4)]
+    palette = Palette.of(maps[0].colors(seen[0]))
+    for each in maps[1:]:
+        each.match(palette, palette, generator)
     searches = [Search(agent.policy.features, colors, "mmd", seen) for colors in maps]
     assert narrow_down(searches[::-1], np.random.default_rng(0)) is searches[0]  # Nothing was shifted.
 
