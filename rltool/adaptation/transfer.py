@@ -90,11 +90,8 @@ class ColorMap(nn.Module):
 
     def match(self, source: Palette, target: Palette, generator: torch.Generator) -> None:
         """Become a random one of the maps that give the target's colors the mean and covariance of the source's."""
-        channels, varied = (
-            len(source.mean),
-            int(min(palette.deviations.count_nonzero() for palette in (source, target))),
-        )
-        turn = torch.zeros(channels, channels, dtype=torch.double)
+        varied = min(int(palette.deviations.count_nonzero()) for palette in (source, target))
+        turn = torch.zeros_like(source.axes)
         if varied:
             drawn = torch.randn(varied, varied, generator=generator, dtype=torch.double)
             orthogonal, triangle = torch.linalg.qr(drawn)
@@ -224,15 +221,14 @@ def adapt_policy(
         seen = [look(env, timesteps, seed + k, kwargs).to(agent.device) for k, env in enumerate((source, target))]
         teacher = copy.deepcopy(policy).requires_grad_(False)
         rng = np.random.default_rng(seed)
-        source_palette, target_palette = (
-            Palette.of(ColorMap(space).colors(each[:: -(-len(each) // PALETTE)])) for each in seen
-        )
+        few = (each[:: -(-len(each) // PALETTE)].cpu() for each in seen)
+        palettes = [Palette.of(ColorMap(space).colors(images)) for images in few]
         near = NEAR * apart(teacher.features, seen[0], teacher.features, seen[0])
         found: list[Search] = []
         while len(found) < SEARCHES and not (found and found[-1].apart <= near):
             maps = [ColorMap(space).to(agent.device) for _ in range(COLORINGS)]
             for colors in maps[not found :]:  # The first of all leaves colors as they are.
-                colors.match(source_palette, target_palette, generator)
+                colors.match(palettes[0], palettes[1], generator)
             searches = [Search(teacher.features, colors, method, seen) for colors in maps]
             found.append(narrow_down(searches, rng))
             say(f"features are {found[-1].apart:.4f} apart behind the best map of colors; {near:.4f} would be near")
