@@ -70,10 +70,10 @@ def test_step_by_step_equals_a_whole_sequence(kind: str, space: gym.Space, num_l
     step, memory = backbone.step_as_numpy(), map_tree(lambda leaf: leaf.numpy(), state)
     for t in range(7):
         features, memory = step(map_tree(lambda leaf, t=t: leaf[t], observations), memory)
-        np.testing.assert_allclose(features, whole[t].detach(), rtol=1e-3, atol=3e-4)
+        np.testing.assert_allclose(features, whole[t].detach(), rtol=3e-3, atol=3e-3)
         if t == 2:  # From its state on, the rest is the same.
             rest = backbone.sequence(as_torch(map_tree(lambda leaf: leaf[3:], observations)), as_torch(memory))
-            torch.testing.assert_close(rest, whole[3:], rtol=1e-3, atol=3e-4)
+            torch.testing.assert_close(rest, whole[3:], rtol=3e-3, atol=3e-3)
 
 
 @pytest.mark.parametrize("space", [VECTOR, IMAGE], ids=["vector", "image"])
