@@ -1,12 +1,12 @@
 """Adapting a trained policy to another look of its environment, `rltool adapt RUN --to ENV~shift`.
 
-No reward of the target is used, only what is seen there when actions are drawn at random; so it is in the source, so
-that both visit alike. First a map of colors is sought behind which the policy's features of the target cannot be told
+No reward of the target is used, only what is seen there. In both, actions are at first drawn at random, so that both
+visit alike. First a map of colors is sought behind which the policy's features of the target cannot be told
 from those of the source. It has few weights, and so leaves no room for a match that mixes up what is seen. Colors of
 the target are first given the mean and covariance of the source's, which leaves a rotation or reflection open: the
 search starts from the best of many, since the way from one to another is uphill. Where features remain further apart
 than `NEAR` allows, the map is not the right one, and the search begins again. The policy that looks through this map
-then teaches one that looks at the target itself: what comes out has the form of any other policy.
+plays in the target, and teaches one that looks at the target itself: what comes out has the form of any other policy.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from rltool.adaptation.losses import mmd
 from rltool.adaptation.policies import DomainGame, Loss, centered_coral
 from rltool.agents.evaluation import Evaluation, check_spaces, evaluate, for_evaluation, with_masks
 from rltool.agents.learner import Learner
+from rltool.agents.policy import environment_actions
 from rltool.envs import make_vector_env
 from rltool.errors import UserError
 from rltool.networks.backbone import evaluating
@@ -194,7 +195,7 @@ def adapt_policy(
         source: Environment that it was trained in.
         target: The same, looking different.
         method: What makes features alike: "dann", "coral" or "mmd".
-        timesteps: How many are looked at, in each of the two.
+        timesteps: How many are looked at, in each of the two; and again in the target, through the map.
         seed: Decides about everything.
         env_kwargs: Arguments of both environments' constructors.
         say: Called with a line about each thing that is done.
@@ -236,17 +237,35 @@ def adapt_policy(
         if best.apart > near:
             say("no map of colors makes the two looks alike: do not expect much")
         say("teaching the policy to do without the map")
-        _teach(policy, lambda x: teacher.features(best.colors(x)), seen[1], rng)
+
+        def wanted(images: torch.Tensor) -> torch.Tensor:
+            return teacher.features(best.colors(images))
+
+        act, to_environment = teacher.action_head.sampler(rng), environment_actions(agent.action_space)
+
+        def play(images: np.ndarray) -> np.ndarray:
+            with torch.no_grad():
+                return to_environment(act(wanted(torch.from_numpy(images).to(agent.device)).cpu().numpy()))
+
+        # Where a good policy gets to, one that draws actions at random may never be.
+        played = look(target, timesteps, seed + 2, kwargs, play).to(agent.device)
+        _teach(policy, wanted, torch.cat((seen[1], played)), rng)
     return [each.apart for each in found]
 
 
-def look(env_id: str, timesteps: int, seed: int, env_kwargs: Mapping[str, Any]) -> torch.Tensor:
-    """What is seen in an environment when actions are drawn at random, `(timesteps, ...)`."""
+def look(
+    env_id: str,
+    timesteps: int,
+    seed: int,
+    env_kwargs: Mapping[str, Any],
+    act: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> torch.Tensor:
+    """What is seen in an environment, `(timesteps, ...)`; without `act`, actions are drawn at random."""
     envs = make_vector_env(env_id, NUM_ENVS, seed=seed, **{"infos": False, **env_kwargs})
     try:
         seen = [envs.reset(seed=seed)[0]]
         while len(seen) * NUM_ENVS < timesteps:
-            seen.append(envs.step(envs.action_space.sample())[0])
+            seen.append(envs.step(act(seen[-1]) if act else envs.action_space.sample())[0])
     finally:
         envs.close()
     return torch.from_numpy(np.concatenate(seen)[:timesteps])
