@@ -175,7 +175,9 @@ def plot_runs(
     """
     if not any(metric in row for run in runs for row in run.metrics):
         columns = sorted({name for run in runs for row in run.metrics for name in row})
-        raise UserError(f"no run has the metric '{metric}'; there are {', '.join(columns) or 'none'}")
+        if not columns:
+            raise UserError("nothing was recorded while these learned, as in runs of `rltool adapt`; see summary.json")
+        raise UserError(f"no run has the metric '{metric}'; there are {', '.join(columns)}")
     figure, axes = _axes("", metric)
     axes.set_title(", ".join(sorted({run.data for run in runs})))
     if x == "seconds":

@@ -120,6 +120,11 @@ def test_a_metric_that_nobody_has(run_with, tmp_path):
     assert not (tmp_path / "a.png").exists()
 
 
+def test_runs_that_recorded_nothing(run_with, tmp_path):
+    with pytest.raises(UserError, match=r"nothing was recorded .* see summary\.json"):
+        plot_runs([run_with([])], tmp_path / "a.png")
+
+
 def test_a_run_among_others_may_lack_the_metric(run_with, axes, tmp_path):
     plot_runs([run_with([1, 2]), run_with([None, None], gamma=0.1)], tmp_path / "a.png")
     assert len(axes[0].lines) == 1
