@@ -344,6 +344,18 @@ HARDENED: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
             "epsilon": 0.25,
             "epsilon_unit": "1,1,0.1,0.5",
         },
+        "InvertedPendulum-v5": {
+            "total_timesteps": 1_500_000,
+            "eval_freq": 100_000,
+            "eval_episodes": 20,
+            "num_envs": 64,
+            "num_steps": 128,
+            "batch_size": 1024,
+            "num_epochs": 6,
+            "learning_rate": 1e-3,
+            "gamma": 0.99,
+            "epsilon": 0.1,
+        },
     },
     ("robust", "sa"): {
         "CartPole-v1": {
