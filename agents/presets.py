@@ -259,6 +259,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             **GSDE,
             **NORMALIZED,
         },
+        "InvertedPendulum-v5": {"total_timesteps": 100_000},
         "Pendulum-v1": {
             "total_timesteps": 100_000,
             "eval_freq": 5_000,
