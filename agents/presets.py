@@ -346,7 +346,7 @@ HARDENED: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
             "epsilon_unit": "1,1,0.1,0.5",
         },
         "InvertedPendulum-v5": {
-            "total_timesteps": 1_500_000,
+            "total_timesteps": 1_500_032,
             "eval_freq": 100_000,
             "eval_episodes": 20,
             "num_envs": 64,
