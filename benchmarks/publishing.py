@@ -25,7 +25,7 @@ CONSOLE = Console(highlight=False)
 # Parts whose numbers are no times: rows from another machine stand beside those from this one.
 SCORES = {
     *("rl-final", "backbones-learn", "seqgan-oracle", "seqgan-grammar"),
-    *("imitation-scores", "imitation-single", "imitation-rewards"),
+    *("imitation-scores", "imitation-single", "imitation-rewards", "robust-agents"),
 }
 
 
