@@ -329,32 +329,31 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+# Against adversaries of many kinds: many environments at once.
+PERSISTENT = {
+    "eval_freq": 100_000,
+    "eval_episodes": 20,
+    "num_envs": 64,
+    "num_steps": 128,
+    "batch_size": 1024,
+    "num_epochs": 6,
+    "gamma": 0.99,
+}
+
 # For PPO, where it is hardened: what changes, by the kind of hardening. What it is worth is in `docs/benchmarks.md`.
 HARDENED: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
     ("robust", "persistent"): {
         "CartPole-v1": {
+            **PERSISTENT,
             "total_timesteps": 2_000_000,
-            "eval_freq": 100_000,
-            "eval_episodes": 20,
-            "num_envs": 64,
-            "num_steps": 128,
-            "batch_size": 1024,
-            "num_epochs": 6,
             "learning_rate": 3e-3,
-            "gamma": 0.99,
             "epsilon": 0.25,
             "epsilon_unit": "1,1,0.1,0.5",
         },
         "InvertedPendulum-v5": {
+            **PERSISTENT,
             "total_timesteps": 1_500_032,
-            "eval_freq": 100_000,
-            "eval_episodes": 20,
-            "num_envs": 64,
-            "num_steps": 128,
-            "batch_size": 1024,
-            "num_epochs": 6,
             "learning_rate": 1e-3,
-            "gamma": 0.99,
             "epsilon": 0.1,
         },
     },
