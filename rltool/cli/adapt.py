@@ -29,7 +29,13 @@ def adapt(
         ),
     ] = "dann",
     timesteps: Annotated[
-        int, typer.Option("--timesteps", "-n", help="How many are looked at, in each of the two looks.", min=16)
+        int,
+        typer.Option(
+            "--timesteps",
+            "-n",
+            help="How many are looked at, in each of the two looks, and again in the target.",
+            min=16,
+        ),
     ] = 8_000,
     oracle: Annotated[
         str | None,

@@ -157,8 +157,8 @@ def test_an_agent_learns_the_backdoor_of_its_rewards() -> None:
     agent = PPO(env, learning_rate=1e-3, seed=0, **options).learn(60_000)
     score = backdoor_of_agent(agent, "CartPole-v1", FAR, 0, episodes=8)
     assert score.obeyed > 0.8
-    assert score.clean > 80
-    assert score.triggered < 0.5 * score.clean
+    assert score.clean > 100
+    assert score.triggered < 0.3 * score.clean
 
 
 @pytest.mark.parametrize(

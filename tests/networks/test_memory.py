@@ -63,6 +63,8 @@ def test_step_by_step_equals_a_whole_sequence(kind: str, space: gym.Space, num_l
     if isinstance(space, gym.spaces.Dict) and kind not in ("lstm", "shortcut", "transformer"):
         pytest.skip("the encoder is the same for all")
     backbone = make(kind, space, num_layers=num_layers, sequence="time")
+    # Pixels make large sums, whose float32 rounding differs with how a processor adds.
+    close = {"rtol": 1e-3, "atol": 3e-3 if isinstance(space, gym.spaces.Dict) else 3e-4}
     observations, state = sequences(space, 7, 2), backbone.initial_state(2)
     assert all(not leaf.any() for leaf in (state.values() if isinstance(state, dict) else ()))
     whole = backbone.sequence(as_torch(observations), state)
@@ -70,10 +72,10 @@ def test_step_by_step_equals_a_whole_sequence(kind: str, space: gym.Space, num_l
     step, memory = backbone.step_as_numpy(), map_tree(lambda leaf: leaf.numpy(), state)
     for t in range(7):
         features, memory = step(map_tree(lambda leaf, t=t: leaf[t], observations), memory)
-        np.testing.assert_allclose(features, whole[t].detach(), rtol=3e-3, atol=3e-3)
+        np.testing.assert_allclose(features, whole[t].detach(), **close)
         if t == 2:  # From its state on, the rest is the same.
             rest = backbone.sequence(as_torch(map_tree(lambda leaf: leaf[3:], observations)), as_torch(memory))
-            torch.testing.assert_close(rest, whole[3:], rtol=3e-3, atol=3e-3)
+            torch.testing.assert_close(rest, whole[3:], **close)
 
 
 @pytest.mark.parametrize("space", [VECTOR, IMAGE], ids=["vector", "image"])
