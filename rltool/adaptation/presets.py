@@ -22,7 +22,7 @@ PRESETS: dict[str, dict[str, Options]] = {
         "digits:digits~inverted": {**INVERTED, "weight": 0.2},
         "digits:digits~shifted~noisy": MOVED,
         "usps:mnist": SCANNED_GAME,
-        "mnist:usps": {**SCANNED_GAME, "learning_rate": 2e-3},
+        "mnist:usps": {**SCANNED_GAME, "learning_rate": 2e-3, "total_timesteps": 60_000},
     },
     "cdan": {"usps:mnist": SCANNED_GAME},
     "dirt-t": {"moons:moons@40deg": {**MOONS, **GAME, "domain_weight": 0.2, "total_timesteps": 64_000}},

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from rltool.adaptation.losses import mmd
 from rltool.adaptation.policies import DomainGame, Loss, centered_coral
+from rltool.adaptation.policy_norms import ROUNDS, Act, adapt_norms
 from rltool.agents.evaluation import Evaluation, check_spaces, evaluate, for_evaluation, with_masks
 from rltool.agents.learner import Learner
 from rltool.agents.policy import environment_actions
@@ -36,7 +37,7 @@ from rltool.training.optimizers import Adam
 from rltool.training.run import Run, create_run
 from rltool.training.statistics import bootstrap_interval
 
-METHODS = ("dann", "coral", "mmd")
+METHODS = ("dann", "coral", "mmd", "adabn")
 NUM_ENVS = 16
 COLORINGS, STARTS = 200, 16  # That are tried, and that a search begins with; the better half goes on, again and again.
 TRIAL, SETTLING = 50, 300  # Steps: of each in a round, of the last one.
@@ -194,27 +195,38 @@ def adapt_policy(
         agent: Its policy is changed, its critic left as it is.
         source: Environment that it was trained in.
         target: The same, looking different.
-        method: What makes features alike: "dann", "coral" or "mmd".
-        timesteps: How many are looked at, in each of the two; and again in the target, through the map.
+        method: What makes features alike: "dann", "coral" or "mmd"; or "adabn", which changes nothing but the
+            statistics of normalization.
+        timesteps: How many are looked at, in each of the two; and again in the target, through the map. By "adabn" in
+            the target alone.
         seed: Decides about everything.
         env_kwargs: Arguments of both environments' constructors.
         say: Called with a line about each thing that is done.
 
     Returns:
-        How far features were apart after each search, by mmd whatever the method; the best search counts.
+        How far features were apart after each search, by mmd whatever the method; the best search counts. By
+        "adabn" nothing is searched.
 
     Raises:
         UserError: There is no such method, or the policy does not read color images of a known form.
     """
     if method not in METHODS:
         raise UserError(f"no method '{method}' adapts a policy; choose one of {', '.join(METHODS)}")
+    kwargs = with_masks(agent, env_kwargs)
+    if method == "adabn":
+        say(f"looking at {timesteps:,} timesteps of {target}, as the policy plays there")
+
+        def play_there(act: Act, k: int) -> torch.Tensor:
+            return look(target, timesteps // ROUNDS, seed + k, kwargs, act).to(agent.device)
+
+        adapt_norms(agent, play_there, np.random.default_rng(seed))
+        return []
     policy, space = agent.policy, agent.observation_space
     if policy.has_memory or not is_image(space):
         raise UserError(
             "a policy is adapted afterwards where it reads images, without a memory; where an environment moves "
             "differently, train on a range of such, as: rltool train ppo CartPole-v1~gravityx0.5-2"
         )
-    kwargs = with_masks(agent, env_kwargs)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]), evaluating(policy):
         torch.manual_seed(seed)
@@ -258,7 +270,7 @@ def look(
     timesteps: int,
     seed: int,
     env_kwargs: Mapping[str, Any],
-    act: Callable[[np.ndarray], np.ndarray] | None = None,
+    act: Act | None = None,
 ) -> torch.Tensor:
     """What is seen in an environment, `(timesteps, ...)`; without `act`, actions are drawn at random."""
     envs = make_vector_env(env_id, NUM_ENVS, seed=seed, **{"infos": False, **env_kwargs})
@@ -374,7 +386,7 @@ def transfer(
         agent: Its policy is changed, as the arguments up to `seed` say to `adapt_policy`.
         source: Environment that it was trained in.
         target: The same, looking different.
-        method: "dann", "coral" or "mmd".
+        method: "dann", "coral", "mmd" or "adabn".
         timesteps: How many are looked at, in each of the two.
         seed: Decides about everything.
         episodes: How many each return is the mean of.
@@ -418,7 +430,7 @@ def adapt_run(
     Args:
         run: The run; it stays as it is.
         target: Another look of its environment.
-        method: "dann", "coral" or "mmd".
+        method: "dann", "coral", "mmd" or "adabn".
         timesteps: How many are looked at, in each of the two.
         seed: Decides about everything.
         episodes: How many each return is the mean of.

@@ -20,12 +20,13 @@ def adapt(
     ],
     to: Annotated[str, typer.Option("--to", metavar="ENV~SHIFT", help="The other look; see `rltool list shifts`.")],
     method: Annotated[
-        Literal["dann", "coral", "mmd"],
+        Literal["dann", "coral", "mmd", "adabn"],
         typer.Option(
             "--method",
             "-m",
             help="What makes features alike: a domain classifier that cannot tell them apart (dann), equal "
-            "covariances (coral), or equal moments (mmd).",
+            "covariances (coral), or equal moments (mmd). Or, of a policy that normalizes, nothing but the statistics "
+            "that it normalizes by (adabn).",
         ),
     ] = "dann",
     timesteps: Annotated[

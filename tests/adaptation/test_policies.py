@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ import torch
 import rltool
 from rltool.adaptation import transfer as transferring
 from rltool.adaptation.policies import DomainGame, OpinionGame, centered_coral
+from rltool.adaptation.policy_norms import ROUNDS, Act, adapt_norms
 from rltool.adaptation.transfer import ColorMap, Palette, Search, Transfer, look, narrow_down
 from rltool.agents import A2C, PPO
 from rltool.agents.evaluation import Evaluation
+from rltool.agents.policy import Policy
 from rltool.cli.main import main
 from rltool.errors import UserError
+from rltool.networks.backbone import evaluating
 from rltool.training.checkpoint import load_state, save_state
 
 CATCH, INVERTED = "rltool/Catch-v0", "rltool/Catch-v0~inverted"
@@ -232,11 +236,41 @@ def test_adapt_makes_a_run(quick: None, tmp_path: Path, monkeypatch: pytest.Monk
         (("mine", "--to", f"{CATCH}~inverse"), "no shift 'inverse'; did you mean 'inverted'?"),
         (("mine", "--to", "CartPole-v1"), "CartPole-v1 does not fit this agent"),
         (("pole", "--to", "CartPole-v1~gravityx1.5"), "is adapted afterwards where it reads images"),
+        (("mine", "--to", INVERTED, "--method", "adabn"), "this policy has none; train one with --batch-norm"),
     ):
         code, out, err = run("adapt", *words, *arguments)
         assert (code, out) == (2, "")
         assert message in err
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["again", "latest", "mine", "other", "pole"]
+
+
+@pytest.mark.parametrize(
+    ("normalizes", "units"), [("normalize_observations", [3, 0.5, 2, 10]), ("batch_norm", [3, 3, 3, 3])]
+)
+def test_adabn_undoes_other_units(normalizes: str, units: list[float]) -> None:
+    agent = PPO("CartPole-v1", num_envs=4, num_steps=32, hidden_sizes=(16,), **{normalizes: True}).learn(512)
+    rng = np.random.default_rng(0)
+    seen = rng.normal(size=(256, 4)).astype(np.float32)
+    moved = np.float32(units) * seen + np.float32([1, -1, 0.2, 4])
+    source = copy.deepcopy(agent)
+    for player, observations in ((source, seen), (agent, moved)):
+        rounds: list[int] = []
+
+        def look(act: Act, k: int, observations: np.ndarray = observations, done: list[int] = rounds) -> torch.Tensor:
+            done.append(k)
+            assert set(act(observations)) <= {0, 1}
+            return torch.from_numpy(observations)
+
+        before = logits(player.policy, observations)
+        adapt_norms(player, look, rng)
+        assert rounds == list(range(ROUNDS))
+    assert (logits(agent.policy, moved) - before).abs().max() > 1e-2
+    torch.testing.assert_close(logits(agent.policy, moved), logits(source.policy, seen), rtol=1e-3, atol=1e-4)
+
+
+def logits(policy: Policy, observations: np.ndarray) -> torch.Tensor:
+    with torch.no_grad(), evaluating(policy):
+        return policy.distribution(torch.from_numpy(observations)).log_probs
 
 
 @pytest.mark.slow
