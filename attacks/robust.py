@@ -134,9 +134,19 @@ class PersistentAdversaries(AttackedTraining):
         return Push(outputs=nothing, inputs=nothing, **self.ball())
 
     def environments(self, envs: VectorEnv) -> VectorEnv:
-        self.perturbed = PersistentVectorEnv(envs, self.agent, self.attack())
-        self.perturbed.rng = self.agent.rng
+        agent = self.agent  # One without a critic cannot tell who did harm.
+        replay = self.config.robust_replay if agent.has_critic else 0.0
+        self.perturbed = PersistentVectorEnv(envs, agent, self.attack(), replay=replay)
+        self.perturbed.rng = agent.rng
         return self.perturbed
+
+    def after_update(self, rollout: Rollout) -> UpdateMetrics:
+        metrics = super().after_update(rollout)
+        if self.perturbed.replay:
+            self.perturbed.judge(td_errors(self.agent, rollout))
+            harm = self.perturbed.pool.harm
+            metrics["robust_harm"] = float(harm.mean()) if len(harm) else 0.0
+        return metrics
 
     def examination(self, envs: VectorEnv, seed: int) -> VectorEnv:
         attack = replace(self.attack(), epsilon=self.config.epsilon)
@@ -144,12 +154,17 @@ class PersistentAdversaries(AttackedTraining):
 
     def state(self) -> dict[str, torch.Tensor]:
         envs = self.perturbed
-        return {name: torch.from_numpy(getattr(envs, name)) for name in ("adversaries", "resetting")}
+        arrays = {name: getattr(envs, name) for name in ("adversaries", "harm", "resetting")}
+        arrays |= {"pool.adversaries": envs.pool.adversaries, "pool.harm": envs.pool.harm}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         self.agent.collector  # noqa: B018  It makes the environments.
+        envs = self.perturbed
         for name, tensor in state.items():
-            setattr(self.perturbed, name, tensor.numpy().copy())
+            holder = envs.pool if name.startswith("pool.") else envs
+            setattr(holder, name.removeprefix("pool."), tensor.numpy().copy())
+        envs.begin()
 
 
 class AlternatingAdversary(AttackedTraining):
@@ -220,6 +235,14 @@ KINDS: dict[str, type[Hardening]] = {
 def harden(agent: OnPolicyAgent) -> Hardening:
     """The extension that the option `robust` of an agent stands for."""
     return KINDS[agent.config.robust](agent)
+
+
+def td_errors(agent: OnPolicyAgent, rollout: Rollout) -> np.ndarray:
+    """How much better each step came out than the critic expected, r + gamma V(s') - V(s), `(T, N)`; 0 in resets."""
+    critic = agent.policy.critic()
+    values = critic(rollout.seen()).reshape(rollout.rewards.shape)
+    following = rollout.next_values(values, critic(rollout.bootstrap_observations)) * ~rollout.terminated
+    return np.where(rollout.valid, rollout.rewards + agent.config.gamma * following - values, 0)
 
 
 def divergence(clean: Any, moved: Any) -> torch.Tensor:

@@ -36,6 +36,12 @@ class RobustConfig(BaseModel):
     robust_kappa: NonNegativeFloat = Field(
         1.0, description="(sa) Weight of the penalty, the divergence of the policy from itself under attack."
     )
+    robust_replay: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="(persistent) Share of the adversaries that did harm before, and come back changed.",
+    )
     robust_share: PositiveFloat = Field(
         1.0, description="(atla) Timesteps that the adversary learns from for each of the policy's."
     )

@@ -13,8 +13,8 @@ import rltool
 from rltool.agents import A2C, PPO, REINFORCE
 from rltool.agents.on_policy import OnPolicyAgent
 from rltool.attacks import PGD, AdversaryVectorEnv, PerturbedVectorEnv, RandomNoise, Victim
-from rltool.attacks.persistent import PersistentVectorEnv, Push
-from rltool.attacks.robust import AlternatingAdversary, AttackedTraining, divergence
+from rltool.attacks.persistent import FADING, PersistentVectorEnv, Push
+from rltool.attacks.robust import AlternatingAdversary, AttackedTraining, divergence, td_errors
 from rltool.errors import UserError
 
 SMALL = {"num_envs": 4, "num_steps": 64, "batch_size": 64, "num_epochs": 2}
@@ -134,11 +134,13 @@ def test_resuming_is_exact(kind: str) -> None:
         assert any(name.startswith("extension.robust.policy.") for name in ours.tensors)
 
 
-def persistent(envs: int = 64, epsilon: float = 0.1, unit: str = "1,1,0.1,0.5") -> tuple[PPO, PersistentVectorEnv]:
-    agent = PPO("CartPole-v1", seed=2)
+def persistent(
+    envs: int = 64, env: str = "CartPole-v1", unit: str = "1,1,0.1,0.5", **options: float
+) -> tuple[PPO, PersistentVectorEnv]:
+    agent = PPO(env, seed=2)
     nothing = torch.zeros(1, 1)
-    attack = Push(outputs=nothing, inputs=nothing, epsilon=epsilon, unit=unit)
-    return agent, PersistentVectorEnv(rltool.make_vector_env("CartPole-v1", envs, seed=3), agent, attack, seed=4)
+    attack = Push(outputs=nothing, inputs=nothing, epsilon=0.1, unit=unit)
+    return agent, PersistentVectorEnv(rltool.make_vector_env(env, envs, seed=3), agent, attack, seed=4, **options)
 
 
 def test_persistent_adversaries_use_all_of_epsilon_or_nothing() -> None:
@@ -171,6 +173,62 @@ def test_adversaries_stay_until_the_episode_ends_or_another_takes_over(monkeypat
     before = envs.adversaries.copy()
     envs.step(agent.predict(envs.seen)[0])
     assert not (envs.adversaries == before)[before[:, 4] != 0].all(1).any()
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Acrobot-v1"])  # Episodes that end while others go on; and that do not.
+def test_adversaries_are_remembered_by_the_harm_they_did(env: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rltool.attacks.persistent.SWITCH", 0.2)
+    agent, envs = persistent(8, env=env, unit="raw", replay=0.5)
+    rng, owed = np.random.default_rng(0), {}
+    envs.draw = lambda: rng.normal(size=envs.adversaries.shape[1]) * (rng.random() < 0.8)  # All different, or idle.
+    seen = envs.reset(seed=3)[0]
+    for _ in range(3):
+        surprise = rng.normal(size=(30, 8))
+        for row in surprise:
+            for adversary, error in zip(envs.adversaries, row, strict=True):
+                owed[adversary.tobytes()] = owed.get(adversary.tobytes(), 0) - error
+            seen, _, terminated, truncated, _ = envs.step(agent.predict(seen)[0])
+            done = terminated | truncated
+            if done.any():
+                seen = envs.reset(options={"reset_mask": done})[0]
+        envs.judge(surprise)
+        assert len(envs.drawn) == 8
+    assert len(envs.pool.harm) == 64
+    for adversary, harm in zip(envs.pool.adversaries, envs.pool.harm, strict=True):
+        assert adversary.any()
+        assert min(abs(harm - owed[adversary.tobytes()] * FADING**k) for k in range(3)) < 1e-9
+    for adversary, harm in zip(envs.adversaries, envs.harm, strict=True):
+        assert not adversary.any() or harm == pytest.approx(owed.get(adversary.tobytes(), 0))
+
+
+def test_adversaries_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, envs = persistent(4, replay=0.5)
+    known = np.random.default_rng(0).normal(size=(200, envs.adversaries.shape[1]))
+    envs.pool.add(known, np.arange(200.0))
+    assert np.array_equal(envs.pool.adversaries, known[:-65:-1])
+    envs.pool.add(known[:1], np.array([160.0]))  # Others have faded: 199 is worth 179.1 now.
+    assert envs.pool.harm[:2] == pytest.approx([179.1, 178.2])
+    assert envs.pool.harm.tolist().index(160.0) == 22
+    drawn = [envs.draw() for _ in range(400)]
+    again = sum((known[136:] == each).all(1).any() for each in drawn)
+    assert 60 < again < 140  # Half of 400 come back, half of these as they were.
+    monkeypatch.setattr("rltool.attacks.persistent.MUTATED", 0.0)
+    envs.replay = 1.0
+    assert all((envs.pool.adversaries == envs.draw()).all(1).any() for _ in range(50))
+
+
+def test_td_errors_are_those_of_a_critic_that_says_nothing() -> None:
+    agent = hardened("persistent", seed=3, gamma=0.5)
+    with torch.no_grad():
+        for parameter in agent.policy.value_head.parameters():
+            parameter.zero_()
+    agent.collector.reset(seed=3)
+    rollout = agent.collect(64)
+    assert td_errors(agent, rollout) == pytest.approx(np.where(rollout.valid, rollout.rewards, 0))
+    with torch.no_grad():
+        agent.policy.value_head.linear.bias.fill_(3.0)
+    expected = np.where(rollout.valid, 1 + 0.5 * 3.0 * ~rollout.terminated - 3.0, 0)
+    assert td_errors(agent, rollout) == pytest.approx(expected)
 
 
 def test_a_push_moves_outputs_where_it_is_to() -> None:
