@@ -29,9 +29,10 @@ def mean_return(run: rltool.Run, env: str) -> float:
 
 
 def looks(seed: int, folder: str) -> list[dict]:
-    """Afterwards: `METHODS`, beside an oracle, and a policy that has seen random filters of what it learned from."""
+    """Afterwards: `METHODS` and AdaBN, beside an oracle, and a policy that has learned behind random filters."""
     train = {"seed": seed, "run_dir": folder}
     source, randomized = rltool.train("ppo", GAME, **train), rltool.train("ppo", f"{GAME}~random-conv", **train)
+    normalized = rltool.train("ppo", GAME, batch_norm=True, backbone="mlp", **train)
     rows = []
     for look in LOOKS:
         target = f"{GAME}~{look}"
@@ -40,6 +41,8 @@ def looks(seed: int, folder: str) -> list[dict]:
             report = adapt_run(source, target, method=method, seed=seed, run_dir=folder)[1]
             row |= {"source": report.source.mean_return, "zero_shot": report.zero_shot.mean_return}
             row |= {method: report.adapted.mean_return, f"{method}_seconds": report.seconds}
+        report = adapt_run(normalized, target, method="adabn", seed=seed, run_dir=folder)[1]
+        row |= {"adabn_source": report.source.mean_return, "adabn": report.adapted.mean_return}
         rows.append(row | {"random_conv": mean_return(randomized, target)})
     return rows
 
