@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
-from rltool.attacks.attack import AttackResult, BoundedAttack, Problem
+from rltool.attacks.attack import AttackResult, BoundedAttack, Problem, generator
 from rltool.attacks.policies import PerturbedVectorEnv
 
 STEERING, BIASED = 0.55, 0.25  # Shares of the kinds of adversaries; the rest does nothing.
@@ -33,8 +33,11 @@ MUTATED, MUTATION = 0.5, 0.3  # Share of those that come back changed, and by ho
 class Push(BoundedAttack):
     """Perturbations as large as may be that move the victim's outputs, or its inputs, in given directions.
 
+    Outputs are moved by one step along the sign of the gradient, of that at the input or of that at a random corner of
+    the ball, whichever moves them further: a policy that meets the former alone learns to hide its gradient there.
+
     Attributes:
-        outputs: Where to move the outputs: one step along the sign of the gradient, `(B, K)`.
+        outputs: Where to move the outputs, `(B, K)`.
         inputs: Where to move the inputs of those samples whose outputs are to be moved nowhere, `(B, ...)`.
     """
 
@@ -42,10 +45,18 @@ class Push(BoundedAttack):
     inputs: torch.Tensor
 
     def run(self, problem: Problem) -> torch.Tensor:
-        x, outputs = problem.x, self.outputs.to(problem.x)
-        _, _, gradient = problem.victim.gradient(x, lambda given: (given * outputs).sum(1))
-        problem.queries += 1
-        return x + self.ball(problem).radii(x) * (gradient.sign() + self.inputs.to(x).reshape(x.shape))
+        x, victim, outputs = problem.x, problem.victim, self.outputs.to(problem.x)
+        radii, inputs = self.ball(problem).radii(x), self.inputs.to(x).reshape(x.shape)
+        corner = torch.randint(2, x.shape, generator=generator(self.seed, x.device), device=x.device) * 2.0 - 1
+        attempts = []
+        for start in (x, victim.admissible(x, x + radii * corner)):
+            _, _, gradient = victim.gradient(start, lambda given: (given * outputs).sum(1))
+            moved = victim.admissible(x, x + radii * (gradient.sign() + inputs))
+            with torch.no_grad():
+                attempts.append((moved, (victim.logits(moved) * outputs).sum(1)))
+        problem.queries += 4
+        (near, gained), (far, gained_there) = attempts
+        return torch.where((gained_there > gained).reshape(-1, *[1] * (x.ndim - 1)), far, near)
 
 
 class Pool:
@@ -142,8 +153,8 @@ class PersistentVectorEnv(PerturbedVectorEnv):
         # Of choices, what is added to all logits alike moves nothing; continuous actions are each pushed up or down.
         pushes = pushes - pushes.mean(1, keepdims=True) if self.victim.tolerance is None else np.sign(pushes)
         assert isinstance(self.attack, Push)
-        attack = replace(self.attack, outputs=torch.from_numpy(pushes), inputs=torch.from_numpy(constant))
-        return attack(self.victim, x)
+        seed, outputs, inputs = int(self.rng.integers(2**31)), torch.from_numpy(pushes), torch.from_numpy(constant)
+        return replace(self.attack, outputs=outputs, inputs=inputs, seed=seed)(self.victim, x)
 
     def draw(self) -> np.ndarray:
         """The numbers of one adversary."""

@@ -246,6 +246,20 @@ def test_a_push_moves_outputs_where_it_is_to() -> None:
     assert torch.equal(still.x_adv, x)
 
 
+def test_a_push_finds_what_the_gradient_at_the_input_does_not_show() -> None:
+    class Flat(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            up = torch.relu(x[:, :1].abs() - 0.05)  # Flat about the input, and steep further out.
+            return torch.cat((up, -up), 1)
+
+    x, push = torch.zeros(64, 2), torch.tensor([[1.0, -1.0]]).repeat(64, 1)
+    victim = Victim(Flat(), bounds=(-1, 1))
+    moved = Push(outputs=push, inputs=torch.zeros(64, 2), epsilon=0.1, seed=1)(victim, x).x_adv
+    assert moved[:, 0].abs().numpy() == pytest.approx(0.1)
+    assert 16 < (moved[:, 0] > 0).sum() < 48
+    assert not moved[:, 1].any()
+
+
 def test_units_of_features() -> None:
     agent = PPO("CartPole-v1", seed=5)
     victim, x = Victim.from_agent(agent), torch.randn(16, 4) / 10
