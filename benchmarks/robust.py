@@ -7,13 +7,14 @@ within one epsilon: by noise, PGD on the margin, MAD, Robust-Sarsa, and an adver
 What counts is the lowest of the mean returns. Scores are normalized, (return - random) / (clean - random), where
 `clean` is the median of the plain agents without an attack.
 
-Runs lie in FOLDER and are not trained again if they are there. Results go into `benchmarks/results/robust-agents.json`
+Runs lie in FOLDER; what has been trained there, or measured with as many episodes, is not again. Results go into `benchmarks/results/robust-agents.json`
 and `docs/benchmarks.md`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import statistics
 from concurrent.futures import ProcessPoolExecutor
@@ -66,6 +67,9 @@ def measure(seed: int, case: Case, kind: str, work: Path, episodes: int) -> dict
     torch.set_num_threads(1)
     env = case.env
     run = train(env, kind, seed, work)
+    kept = run.path / f"attacked-{case.epsilon:g}-{case.unit}-{episodes}.json"
+    if kept.exists():
+        return dict(json.loads(kept.read_text()))
     ball: dict[str, Any] = {"epsilon": case.epsilon, "unit": case.unit}
     attacks: dict[str, Attack] = {
         "random": RandomNoise(**ball),
@@ -79,7 +83,7 @@ def measure(seed: int, case: Case, kind: str, work: Path, episodes: int) -> dict
     }
     first = played["random"]
     returns = {name: each.attacked.mean_return for name, each in played.items()}
-    return {
+    found = {
         "seed": seed,
         "clean": first.clean.mean_return,
         "actions_at_random": first.random.mean_return,
@@ -88,6 +92,8 @@ def measure(seed: int, case: Case, kind: str, work: Path, episodes: int) -> dict
         "seconds": run.summary["seconds"],
         "total_timesteps": run.summary["total_timesteps"],
     }
+    kept.write_text(json.dumps(found))
+    return found
 
 
 def cells(measured: list[dict[str, Any]], epsilon: float) -> dict[str, str]:

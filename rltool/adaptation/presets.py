@@ -30,7 +30,7 @@ PRESETS: dict[str, dict[str, Options]] = {
         "digits:digits~inverted": INVERTED,
         "digits:digits~shifted~noisy": MOVED,
         "usps:mnist": {**SCANNED, "total_timesteps": 60_000},
-        "mnist:usps": {**SCANNED, "total_timesteps": 48_000},
+        "mnist:usps": {**SCANNED, "learning_rate": 2e-3, "total_timesteps": 64_000},
     },
     "universal": {"digits~0-5:digits~4-9~shifted~noisy": MOVED},
     "erm": {"digits:digits~inverted": INVERTED},
