@@ -7,8 +7,8 @@ within one epsilon: by noise, PGD on the margin, MAD, Robust-Sarsa, and an adver
 What counts is the lowest of the mean returns. Scores are normalized, (return - random) / (clean - random), where
 `clean` is the median of the plain agents without an attack.
 
-Runs lie in FOLDER; what has been trained there, or measured with as many episodes, is not again. Results go into `benchmarks/results/robust-agents.json`
-and `docs/benchmarks.md`.
+Runs lie in FOLDER; what has been trained there, or measured with as many episodes, is not again. Results go into
+`benchmarks/results/robust-agents.json` and `docs/benchmarks.md`.
 """
 
 from __future__ import annotations
