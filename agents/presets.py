@@ -350,6 +350,14 @@ HARDENED: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
             "epsilon": 0.25,
             "epsilon_unit": "1,1,0.1,0.5",
         },
+        "Pendulum-v1": {
+            **PERSISTENT,
+            "total_timesteps": 2_000_000,
+            "learning_rate": 1e-3,
+            "gamma": 0.97,
+            "epsilon": 0.15,
+            "epsilon_unit": "5,1,1",
+        },
         "InvertedPendulum-v5": {
             **PERSISTENT,
             "total_timesteps": 1_500_032,

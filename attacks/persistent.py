@@ -31,10 +31,11 @@ MUTATED, MUTATION = 0.5, 0.3  # Share of those that come back changed, and by ho
 
 @dataclass(frozen=True, kw_only=True)
 class Push(BoundedAttack):
-    """Perturbations as large as may be that move the victim's outputs, or its inputs, in given directions.
+    """Perturbations that move the victim's outputs, or its inputs, in given directions.
 
-    Outputs are moved by one step along the sign of the gradient, of that at the input or of that at a random corner of
-    the ball, whichever moves them further: a policy that meets the former alone learns to hide its gradient there.
+    Outputs are moved by one step of epsilon along the sign of the gradient, from the input or from anywhere in the
+    ball, whichever moves them further. A policy that meets the former alone learns what to do in the corners of the
+    ball, and to hide its gradient; an adversary that learns finds the inside.
 
     Attributes:
         outputs: Where to move the outputs, `(B, K)`.
@@ -46,12 +47,13 @@ class Push(BoundedAttack):
 
     def run(self, problem: Problem) -> torch.Tensor:
         x, victim, outputs = problem.x, problem.victim, self.outputs.to(problem.x)
-        radii, inputs = self.ball(problem).radii(x), self.inputs.to(x).reshape(x.shape)
-        corner = torch.randint(2, x.shape, generator=generator(self.seed, x.device), device=x.device) * 2.0 - 1
+        ball, inputs = self.ball(problem), self.inputs.to(x).reshape(x.shape)
+        anywhere = x + ball.sample(x, generator(self.seed, x.device))
         attempts = []
-        for start in (x, victim.admissible(x, x + radii * corner)):
+        for start in (x, victim.admissible(x, anywhere)):
             _, _, gradient = victim.gradient(start, lambda given: (given * outputs).sum(1))
-            moved = victim.admissible(x, x + radii * (gradient.sign() + inputs))
+            step = ball.radii(x) * (gradient.sign() + inputs)
+            moved = victim.admissible(x, x + ball.project(start - x + step))
             with torch.no_grad():
                 attempts.append((moved, (victim.logits(moved) * outputs).sum(1)))
         problem.queries += 4
@@ -94,7 +96,7 @@ class PersistentVectorEnv(PerturbedVectorEnv):
     Most are like the director of PA-AD (Sun et al., 2022), which says where the policy's outputs are to be moved, and
     leaves it to the gradient how: here, what it says is a random linear function of the true observation, or constant.
     Others add the same perturbation all the time; some do nothing, so that the policy does not forget how to play
-    without an attack. All those that act use all of epsilon.
+    without an attack. Those that add the same use all of epsilon.
 
     Args:
         env: The environment.

@@ -49,6 +49,7 @@ class Case(NamedTuple):
 CASES = (
     Case("CartPole-v1", 0.25, "1,1,0.1,0.5", ("persistent",)),
     Case("CartPole-v1", 0.07, "raw", ("sa",)),
+    Case("Pendulum-v1", 0.15, "5,1,1", ("persistent",)),
     Case("InvertedPendulum-v5", 0.06, "raw", ("persistent",)),
 )
 

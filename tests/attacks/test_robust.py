@@ -143,13 +143,14 @@ def persistent(
     return agent, PersistentVectorEnv(rltool.make_vector_env(env, envs, seed=3), agent, attack, seed=4, **options)
 
 
-def test_persistent_adversaries_use_all_of_epsilon_or_nothing() -> None:
+def test_persistent_adversaries_stay_within_epsilon() -> None:
     agent, envs = persistent()
     envs.reset(seed=3)
     for _ in range(5):
         moved = np.abs(envs.seen - envs.observations) / (0.1 * np.array([1, 1, 0.1, 0.5]))
-        assert np.isclose(moved, np.round(moved), atol=1e-4).all()
         assert moved.max() <= 1 + 1e-4
+        same = envs.adversaries[:, -4:].any(1)  # Who adds the same all the time, adds as much as may be.
+        assert moved[same] == pytest.approx(1, abs=1e-4)
         acts = envs.adversaries.any(1)
         assert np.array_equal(moved.any(1), acts)
         assert 0.6 < acts.mean() < 1
@@ -255,9 +256,12 @@ def test_a_push_finds_what_the_gradient_at_the_input_does_not_show() -> None:
     x, push = torch.zeros(64, 2), torch.tensor([[1.0, -1.0]]).repeat(64, 1)
     victim = Victim(Flat(), bounds=(-1, 1))
     moved = Push(outputs=push, inputs=torch.zeros(64, 2), epsilon=0.1, seed=1)(victim, x).x_adv
-    assert moved[:, 0].abs().numpy() == pytest.approx(0.1)
-    assert 16 < (moved[:, 0] > 0).sum() < 48
-    assert not moved[:, 1].any()
+    found = moved[:, 0].abs() > 0  # From half of the ball.
+    assert 16 < found.sum() < 48
+    assert moved[found, 0].abs().numpy() == pytest.approx(0.1)
+    assert (moved[found, 0] > 0).any()
+    assert (moved[found, 0] < 0).any()
+    assert not moved[~found].any()
 
 
 def test_units_of_features() -> None:
