@@ -202,7 +202,7 @@ class PoisonedVectorEnv(VectorWrapper):
         trigger: What is shown.
         action: What it shall stand for.
         fraction: Share of the timesteps, drawn at random.
-        pay: The reward.
+        pay: The reward; it has to outweigh what obeying costs later on.
         seed: Of what is drawn at random.
 
     Raises:
