@@ -352,9 +352,11 @@ HARDENED: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
         },
         "Pendulum-v1": {
             **PERSISTENT,
-            "total_timesteps": 2_000_000,
+            "total_timesteps": 4_000_000,
             "learning_rate": 1e-3,
             "gamma": 0.97,
+            "gae_lambda": 0.95,
+            "robust_ramp": 0.6,
             "epsilon": 0.15,
             "epsilon_unit": "5,1,1",
         },
