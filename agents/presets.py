@@ -356,6 +356,7 @@ HARDENED: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
             "learning_rate": 1e-3,
             "gamma": 0.97,
             "gae_lambda": 0.95,
+            "ent_coef": 0.05,  # Without it the policy is sure of itself before the attacks are strong.
             "robust_ramp": 0.6,
             "epsilon": 0.15,
             "epsilon_unit": "5,1,1",
