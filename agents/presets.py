@@ -363,9 +363,9 @@ HARDENED: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
         },
         "InvertedPendulum-v5": {
             **PERSISTENT,
-            "total_timesteps": 1_500_032,
+            "total_timesteps": 4_000_000,
             "learning_rate": 1e-3,
-            "epsilon": 0.1,
+            "epsilon": 0.06,
         },
     },
     ("robust", "sa"): {
