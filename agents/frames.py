@@ -7,8 +7,10 @@ import itertools
 import os
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from PIL import Image
 
@@ -20,6 +22,7 @@ from rltool.training.run import Run
 
 SIZE, COUNT = 32, 2_000
 SMALLEST, LEAST = 8, 20
+NOTHING = -1  # Of a frame that no action follows.
 
 
 class EnoughFrames(Exception):
@@ -33,33 +36,47 @@ def load_frames(name: str) -> Dataset:
     where there are several, are the test part.
 
     Args:
-        name: The run; options may follow: `RUN,size=64,n=5000` for frames of 64 x 64 pixels, and 5,000 of them.
+        name: The run; options may follow: `RUN,size=64,n=5000` for frames of 64 x 64 pixels, and 5,000 of them;
+            `RUN,label=action` for frames that are labeled with what the agent did next, without an episode's last one,
+            which nothing follows.
 
     Raises:
-        UserError: There is no such run or option, it has no agent, or its environment does not render.
+        UserError: There is no such run or option, it has no agent, its environment does not render, or its actions have
+            no numbers.
     """
-    folder, options = _parse(name)
-    run, size, count = Run(folder), options["size"], options["n"]
+    folder, size, count, labeled = _parse(name)
+    run = Run(folder)
     weights = run.path / "model.safetensors"
     if not weights.is_file() or not hasattr(run.agent, "predict"):
         raise UserError(f"{folder} has no trained agent that plays; frames are recorded of one, as of a ppo run")
     played = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
     file = run.path / "frames" / f"{size}x{count}-{played}.npz"
-    frames = _kept(file, (count, size, size, 3))
-    if frames is None:
-        frames = record_frames(run.agent, run.data, count, size, env_kwargs=run.options.env_kwargs)
-        _keep(file, frames)
+    space = run.agent.action_space
+    if labeled and not isinstance(space, gym.spaces.Discrete):
+        raise UserError(f"actions of {run.data} are no labels, for they have no numbers; leave out label=action")
+    kept = _kept(file, (count, size, size, 3))
+    if kept is None:
+        kept = record_frames(run.agent, run.data, count, size, env_kwargs=run.options.env_kwargs)
+        _keep(file, *kept)
+    frames, actions = kept
     x = np.ascontiguousarray(np.divide(frames, 255, dtype=np.float32).transpose(0, 3, 1, 2))
+    classes: tuple[str, ...] = ()
     part = Part(x, np.zeros(count, dtype=np.int64))
-    learned = count - int(TEST_SHARE * count)
-    train, test = (part.select(rows) for rows in np.split(np.arange(count), [learned]))
-    return Dataset(f"frames-{run.path.name}", train, test, ())
+    if labeled:
+        classes = tuple(str(action) for action in range(space.n))
+        part = Part(x, actions).select(np.flatnonzero(actions != NOTHING))
+    learned = len(part) - int(TEST_SHARE * len(part))
+    train, test = (part.select(rows) for rows in np.split(np.arange(len(part)), [learned]))
+    return Dataset(f"frames-{run.path.name}", train, test, classes)
 
 
 def record_frames(
     agent: Any, env_id: str, count: int, size: int, seed: int = 0, env_kwargs: dict[str, Any] | None = None
-) -> np.ndarray:
-    """Frames of an agent's episodes, one after the other, `(count, size, size, 3)` bytes.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of an agent's episodes, one after the other, and what it did next.
+
+    These are bytes `(count, size, size, 3)`, and the numbers of its actions `(count,)`: `NOTHING` where an episode
+    ended, or where actions have no numbers.
 
     Args:
         agent: Anything with `predict`.
@@ -73,52 +90,69 @@ def record_frames(
         UserError: The environment does not render.
     """
     frames = np.empty((count, size, size, 3), dtype=np.uint8)
-    numbers = itertools.count()
+    actions = np.full(count, NOTHING)
+    number = -1
+    space = getattr(agent, "action_space", None)
 
     def keep(frame: np.ndarray, episode: int) -> None:
-        number = next(numbers)
+        nonlocal number
+        number += 1
         if number == count:
             raise EnoughFrames
         frames[number] = Image.fromarray(frame).convert("RGB").resize((size, size), Image.Resampling.BOX)
+
+    def predict(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        chosen, state = agent.predict(*args, **kwargs)
+        if isinstance(space, gym.spaces.Discrete):
+            actions[number] = chosen[0] - space.start
+        return chosen, state
 
     prepare_display()
     env = make_rendered_env(env_id, "rgb_array", with_masks(agent, for_evaluation(env_kwargs or {})))
     try:
         with suppress(EnoughFrames):
             for episode in itertools.count():
-                watch(agent, env, 1, seed + episode, on_frame=keep)
+                watch(SimpleNamespace(predict=predict), env, 1, seed + episode, on_frame=keep)
     finally:
         env.close()
-    return frames
+    return frames, actions
 
 
-def _parse(name: str) -> tuple[str, dict[str, int]]:
+def _parse(name: str) -> tuple[str, int, int, bool]:
+    """The run's folder, the size of the frames, how many there are, and whether they are labeled."""
     folder, *given = name.split(",")
-    options = {"size": SIZE, "n": COUNT}
+    numbers, labeled = {"size": SIZE, "n": COUNT}, False
     for each in given:
         key, _, value = each.partition("=")
-        if key not in options or not value.isdecimal():
-            raise UserError(f"frames take size=PIXELS and n=NUMBER, as frames:{folder},size=64,n=5000; not '{each}'")
-        options[key] = int(value)
-    if options["size"] < SMALLEST or options["n"] < LEAST:
+        if each == "label=action":
+            labeled = True
+        elif key in numbers and value.isdecimal():
+            numbers[key] = int(value)
+        else:
+            raise UserError(
+                f"frames take size=PIXELS, n=NUMBER and label=action, as frames:{folder},size=64,n=5000; not '{each}'"
+            )
+    size, count = numbers["size"], numbers["n"]
+    if size < SMALLEST or count < LEAST:
         raise UserError(f"frames have a size of at least {SMALLEST} pixels, and there are at least {LEAST} of them")
-    return folder, options
+    return folder, size, count, labeled
 
 
-def _kept(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Frames of a file; None where it is not there, or something else."""
+def _kept(file: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Frames and actions of a file; None where it is not there, or something else."""
     try:
         with np.load(file) as arrays:
-            frames: np.ndarray = arrays["frames"]
+            frames, actions = arrays["frames"], arrays["actions"]
     except Exception:  # Whatever a damaged archive may raise: they are recorded again.
         return None
-    return frames if frames.shape == shape and frames.dtype == np.uint8 else None
+    fits = frames.shape == shape and frames.dtype == np.uint8 and actions.shape == shape[:1]
+    return (frames, actions) if fits else None
 
 
-def _keep(file: Path, frames: np.ndarray) -> None:
+def _keep(file: Path, frames: np.ndarray, actions: np.ndarray) -> None:
     with suppress(OSError):  # Where nothing can be kept, they are recorded again.
         file.parent.mkdir(exist_ok=True)
         temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         with open(temporary, "wb") as opened:
-            np.savez_compressed(opened, frames=frames)
+            np.savez_compressed(opened, frames=frames, actions=actions)
         os.replace(temporary, file)

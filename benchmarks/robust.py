@@ -55,12 +55,16 @@ CASES = (
 
 
 def train(env: str, kind: str, seed: int, work: Path) -> rltool.Run:
-    """A finished run, perhaps from before."""
-    name = f"{env}-{kind}-{seed}"
-    if (work / name / "summary.json").exists():
-        return rltool.load(work / name)
-    options = {} if kind == "plain" else {"robust": kind}
-    return rltool.train("ppo", env, seed=seed, run_dir=str(work), name=name, save_freq=0, **options)
+    """A finished run; one that is there already is gone on with, where it stopped."""
+    path = work / f"{env}-{kind}-{seed}"
+    if (path / "config.json").exists():
+        run = rltool.resume(path)
+    else:
+        options = {} if kind == "plain" else {"robust": kind}
+        run = rltool.train("ppo", env, seed=seed, run_dir=str(work), name=path.name, save_freq=0, **options)
+    if not run.summary["finished"]:
+        raise SystemExit(f"{path} was stopped; start this again to go on")
+    return run
 
 
 def measure(seed: int, case: Case, kind: str, work: Path, episodes: int) -> dict[str, Any]:
