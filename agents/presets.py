@@ -367,6 +367,15 @@ HARDENED: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
             "learning_rate": 1e-3,
             "epsilon": 0.06,
         },
+        "Hopper-v5": {
+            "total_timesteps": 2_000_000,
+            "eval_freq": 100_000,
+            "num_envs": 64,
+            "num_steps": 64,
+            "batch_size": 512,
+            "epsilon": 0.075,
+            "epsilon_unit": "std",
+        },
     },
     ("robust", "sa"): {
         "CartPole-v1": {
