@@ -86,8 +86,10 @@ def measure(seed: int, case: Case, kind: str, work: Path, episodes: int) -> dict
         "longer": LearnedAdversary(total_timesteps=LONGER, **ball),
     }
     found = dict(json.loads(kept.read_text())) if kept.exists() else {}
-    for name in attacks.keys() - found.keys():
-        played = attack_agent(run.agent, env, attacks[name], episodes, EVALUATION_SEED + seed)
+    for name, attack in attacks.items():
+        if name in found:
+            continue
+        played = attack_agent(run.agent, env, attack, episodes, EVALUATION_SEED + seed)
         found[name] = played.attacked.mean_return
         found |= {"clean": played.clean.mean_return, "actions_at_random": played.random.mean_return}
         kept.write_text(json.dumps(found))
