@@ -31,6 +31,11 @@ class Agent:
     action_space: gym.Space
     rng: np.random.Generator
 
+    @property
+    def has_critic(self) -> bool:
+        """Whether the values that its policy gives were learned."""
+        return False
+
     def predict(
         self,
         observation: Any,

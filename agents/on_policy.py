@@ -240,7 +240,7 @@ class OnPolicyAgent(Learner):
 
     @property
     def has_critic(self) -> bool:
-        """Whether values are learned, which a policy that was taken over had better wait for."""
+        """Whether values are learned; a policy that was taken over had better wait for them."""
         return True
 
     def prepare(self) -> None:

@@ -70,6 +70,10 @@ class SB3Agent(Agent):
         self.rng = np.random.default_rng(0)
         self.notes = notes
 
+    @property
+    def has_critic(self) -> bool:
+        return not isinstance(self.policy.value_head, NoValue)
+
     def predict(
         self,
         observation: Any,

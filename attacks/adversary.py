@@ -24,6 +24,7 @@ from rltool.agents.on_policy import OnPolicyAgent
 from rltool.agents.presets import PRESETS
 from rltool.attacks.attack import BoundedAttack, Problem, check_positive
 from rltool.attacks.norms import Norm
+from rltool.attacks.policy_value import WATCHED_SEED
 from rltool.attacks.victim import Victim
 from rltool.envs import get_env_state, make_vector_env, set_env_state
 from rltool.errors import UserError
@@ -200,6 +201,7 @@ def train_adversary(
         >>> adversary = train_adversary(victim, "CartPole-v1", LearnedAdversary(epsilon=0.1))  # doctest: +SKIP
     """
     num_envs: int = OPTIONS[attack.algorithm]["num_envs"]
+    seed += WATCHED_SEED
     envs = make_vector_env(env_id, num_envs, seed=seed, **{"infos": False, **with_masks(agent, env_kwargs)})
     try:
         adversary = make_adversary(AdversaryVectorEnv(envs, agent, attack), attack.algorithm, seed)

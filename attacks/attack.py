@@ -101,6 +101,7 @@ class Attack:
     targets: ClassVar[bool] = True
     continuous: ClassVar[bool] = True
     in_process: ClassVar[bool] = False  # Whether environments have to be in the process of the attack.
+    learns_of_target: ClassVar[bool] = False  # Whether `fit` is to see inputs of the target's class.
     norm: Norm = "linf"
     seed: int = 0
 
@@ -127,7 +128,8 @@ class Attack:
         forward, backward = victim.n_forward, victim.n_backward
         with victim.undisturbed():
             problem = self.pose(victim, x, y, target)
-            x_adv = victim.admissible(problem.x, self.run(problem).detach())
+            x_adv = self.run(problem).detach()
+            x_adv = victim.admissible(problem.x, torch.where(x_adv.isfinite(), x_adv, problem.x))
             with torch.no_grad():
                 success = problem.succeeded(victim.logits(x_adv))
         return AttackResult(
@@ -163,9 +165,16 @@ class Attack:
         """
         return self
 
-    def suite(self) -> Mapping[str, Attack]:
+    def suite(self, agent: Any) -> Mapping[str, Attack]:
         """Attacks by name of which, on an agent that plays, the worst counts in its stead; none, for most."""
         return {}
+
+    def check_reach(self, agent: Any) -> None:
+        """See that perturbations can be large enough to change what an agent sees.
+
+        Raises:
+            UserError: They cannot.
+        """
 
     def picture(self) -> torch.Tensor | None:
         """What it has learned as an image `(channels, height, width)` in [0, 1], if it is one."""
@@ -273,6 +282,18 @@ class BoundedAttack(Attack):
             scale = room if scale is None else room * scale.to(x)
         return make_ball(self.norm, self.epsilon, scale, x)
 
+    def check_reach(self, agent: Any) -> None:
+        victim = Victim.from_agent(agent)
+        if not victim.integers:
+            return
+        x = torch.zeros(1, *agent.observation_space.shape)
+        farthest = float(self.ball_at(victim, x).radii(x).max())
+        if 0 < farthest < 1:
+            raise UserError(
+                f"observations are whole numbers, {victim.low.min():g} to {victim.high.max():g}, of which {farthest:g} "
+                "changes none; give epsilon in such numbers, as 8"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Composed(Attack):
@@ -290,6 +311,9 @@ class Composed(Attack):
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", self.attack.norm)
         super().__post_init__()
+
+    def check_reach(self, agent: Any) -> None:
+        self.attack.check_reach(agent)
 
     @property
     def epsilon(self) -> Any:
@@ -316,6 +340,17 @@ def check_positive(**values: float | None) -> None:
     for name, value in values.items():
         if value is not None and (not value > 0 or not math.isfinite(value)):
             raise UserError(f"{name.replace('_', '-')} must be above 0, not {value}")
+
+
+def check_finite(**values: float) -> None:
+    """See that hyperparameters are numbers of at least 0.
+
+    Raises:
+        UserError: One is not.
+    """
+    for name, value in values.items():
+        if not value >= 0 or not math.isfinite(value):
+            raise UserError(f"{name.replace('_', '-')} must be a number of at least 0, not {value}")
 
 
 def check_labels(name: str, labels: torch.Tensor, count: int, classes: int) -> torch.Tensor:

@@ -321,15 +321,17 @@ def examine_returns(subject: AgentUnderTest, scale: torch.Tensor, seed: int = 0)
 
 
 def small_steps(attack: Attack) -> Flag:
-    """Steps that together do not cross the ball cannot reach every part of it from a random start."""
+    """Steps that together do not cross the ball cannot reach every part of it from where they start."""
     steps, size = getattr(attack, "steps", None), getattr(attack, "step_size", None)
-    radius = float(torch.as_tensor(getattr(attack, "epsilon", 0.0)).max())
     if steps is None or size is None or steps == 1:
         return Flag("small-steps", False, "its steps are chosen to cross the ball")
+    epsilon = torch.as_tensor(getattr(attack, "epsilon", 0.0))
+    radius = float(epsilon) if epsilon.ndim == 0 else 1.0  # With one for each feature, steps are parts of it.
+    far = radius * (2 if getattr(attack, "random_start", False) else 1)
     return Flag(
         "small-steps",
-        steps * size < 2 * radius,
-        f"{steps} steps of {size:g} go {steps * size:g}; the ball is {2 * radius:g} wide",
+        steps * size < far,
+        f"{steps} steps of {size:g} go {steps * size:g}, and it may be {far:g} to where they should end",
         "take more or larger steps; by default they are 2.5 * epsilon / steps",
     )
 

@@ -77,7 +77,11 @@ def fit_attack(classifier: Any, attack: Attack, target: int | None = None) -> At
     Raises:
         UserError: The classifier cannot be attacked this way.
     """
-    return attack.fit(victim_of(classifier), *examples_of(classifier, "train", target))
+    victim = victim_of(classifier)
+    if target is None or not attack.learns_of_target:
+        return attack.fit(victim, *examples_of(classifier, "train", target))
+    x, y, _ = examples_of(classifier, "train")
+    return attack.fit(victim, x, y, torch.full_like(y, target))
 
 
 def attack_classifier(

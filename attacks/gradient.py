@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from rltool.attacks.attack import BoundedAttack, Problem, check_positive, generator
+from rltool.attacks.attack import BoundedAttack, Problem, check_finite, check_positive, generator
 from rltool.attacks.losses import LOSSES, Objective
 from rltool.attacks.norms import Ball, Norm, per_sample
 from rltool.errors import UserError, unknown
@@ -167,6 +167,10 @@ class MIFGSM(IFGSM):
     """
 
     decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_finite(decay=self.decay)
 
     def run(self, problem: Problem) -> torch.Tensor:
         ball = self.ball(problem)

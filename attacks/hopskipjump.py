@@ -35,6 +35,7 @@ class HopSkipJump(Attack):
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("l2", "linf")
+    learns_of_target: ClassVar[bool] = True
     norm: Norm = "l2"
     queries: int = 1_000
     directions: int = 50
@@ -47,12 +48,18 @@ class HopSkipJump(Attack):
     def fit(
         self, victim: Victim, x: torch.Tensor, y: torch.Tensor | None = None, target: torch.Tensor | None = None
     ) -> Self:
-        """Where there are targets, take inputs that the victim gives these classes for starts."""
+        """Where there are targets, take inputs that the victim gives these classes for starts.
+
+        Raises:
+            UserError: There is none.
+        """
         if self.starts is not None or target is None:
             return self
         with victim.undisturbed():
             chosen = victim.check(x).argmax(1)
         rows = [torch.nonzero(chosen == each)[:EXAMPLES, 0] for each in target.unique()]
+        if not all(map(len, rows)):
+            raise UserError("the victim gives no input the target's class: hopskipjump has nothing to start from")
         return replace(self, starts=x[torch.cat(rows)])
 
     @torch.no_grad()

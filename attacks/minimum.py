@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from rltool.attacks.attack import Attack, Problem, check_positive
+from rltool.attacks.attack import Attack, Problem, check_finite, check_positive
 from rltool.attacks.losses import margin
 from rltool.attacks.norms import Norm, per_sample
 from rltool.attacks.victim import NoGradient
@@ -38,6 +38,7 @@ class DeepFool(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(steps=self.steps, candidates=self.candidates)
+        check_finite(overshoot=self.overshoot)
 
     def run(self, problem: Problem) -> torch.Tensor:
         victim = problem.victim
@@ -105,6 +106,7 @@ class CarliniWagner(Attack):
         check_positive(
             steps=self.steps, searches=self.searches, initial_c=self.initial_c, learning_rate=self.learning_rate
         )
+        check_finite(confidence=self.confidence)
 
     def run(self, problem: Problem) -> torch.Tensor:
         rows = torch.nonzero(margin(problem.outputs, problem.y, problem.target) <= self.confidence)[:, 0]

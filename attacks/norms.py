@@ -92,7 +92,7 @@ def _project(delta: torch.Tensor, norm: Norm, epsilon: float) -> torch.Tensor:
         case "linf":
             return delta.clamp(-epsilon, epsilon)
         case "l2":
-            factor = epsilon / delta.flatten(1).norm(dim=1)  # Infinite for no perturbation at all.
+            factor = epsilon / delta.flatten(1).norm(dim=1).clamp_min(torch.finfo(delta.dtype).tiny)
             return delta * per_sample(factor.clamp_max(1.0), delta)
     # Duchi et al., 2008: soft thresholding by what makes the sum of the remainders epsilon.
     flat = delta.flatten(1)

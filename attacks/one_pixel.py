@@ -48,7 +48,7 @@ class OnePixel(Attack):
             raise UserError("onepixel draws new values between the bounds; give the victim finite ones")
         draw, rows, left = generator(self.seed, x.device), unbroken(problem), self.queries
         best, best_loss = x.clone(), problem.objective("margin")(problem.outputs)
-        images = x if x.ndim == 4 else x.flatten(1)[:, None, None]
+        images = victim.to_channels_first(x) if x.ndim == 4 else x.flatten(1)[:, None, None]
         count, channels, places = min(self.population, self.queries), images.shape[1], 1 + (x.ndim == 4)
         # (candidates, pixels, place and values), all within [0, 1]: the first values as the paper draws them.
         first = torch.rand((count, self.pixels, places + channels), generator=draw, dtype=x.dtype, device=x.device)
@@ -59,7 +59,7 @@ class OnePixel(Attack):
         fitness = torch.full(genes.shape[:2], -torch.inf, dtype=x.dtype, device=x.device)
         children = genes
         while len(rows) and left >= count:
-            tried = self._changed(problem, images[rows], children).reshape(-1, *x.shape[1:])
+            tried = victim.from_channels_first(self._changed(problem, images[rows], children)).reshape(-1, *x.shape[1:])
             losses, success = (each.view(-1, count) for each in ask(problem, rows.repeat_interleave(count), tried))
             better = losses > fitness
             genes = torch.where(better[..., None, None], children, genes)
@@ -79,18 +79,18 @@ class OnePixel(Attack):
         return best
 
     def _changed(self, problem: Problem, images: torch.Tensor, genes: torch.Tensor) -> torch.Tensor:
-        """The images `(R, channels, height, width)` as candidates `(R, P, pixels, ...)` change them, `(R, P, ...)`."""
+        """The images `(R, channels, height, width)` as candidates `(R, P, pixels, ...)` change them, `(R * P, ...)`."""
         channels, height, width = images.shape[1:]
         places = genes.shape[-1] - channels
         along = [(genes[..., k] * side).long().clamp_max(side - 1) for k, side in enumerate((height, width)[-places:])]
         place = along[-1] + (along[0] * width if places == 2 else 0)  # (R, P, pixels)
         low, high = (
-            bound.to(images).expand(problem.x.shape[1:]).reshape(channels, -1)
+            problem.victim.to_channels_first(bound.to(images).expand(problem.x.shape[1:])[None]).reshape(channels, -1)
             for bound in (problem.victim.low, problem.victim.high)
         )
         share = genes[..., places:].movedim(-1, 2)  # (R, P, channels, pixels)
         low, high = low[:, place].movedim(0, 2), high[:, place].movedim(0, 2)
         flat = images.flatten(2)[:, None].repeat(1, genes.shape[1], 1, 1)
         return flat.scatter(3, place[:, :, None].expand_as(share), low + (high - low) * share).view(
-            *genes.shape[:2], channels, height, width
+            -1, channels, height, width
         )

@@ -18,7 +18,7 @@ from rltool.agents.evaluation import Evaluation, episode_quotas, evaluate, with_
 from rltool.agents.recording import RandomAgent
 from rltool.agents.rollout import forget
 from rltool.attacks.attack import Attack, AttackResult
-from rltool.attacks.victim import Victim
+from rltool.attacks.victim import Victim, channels_last
 from rltool.envs import make_vector_env
 from rltool.errors import UserError
 from rltool.trees import map_tree
@@ -170,8 +170,7 @@ def check_share(fraction: float) -> None:
 
 def frame_axis(space: gym.Space) -> int:
     """Along which axis of an observation frames are stacked: the channels, where it has such, or the first."""
-    shape = space.shape or ()
-    return 2 if len(shape) == 3 and shape[2] <= shape[0] else 0
+    return 2 if isinstance(space, gym.spaces.Box) and channels_last(space) else 0
 
 
 def newest_frame(space: gym.Space, count: int) -> torch.Tensor:
@@ -359,7 +358,7 @@ def play_attacked(
     """
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, not {episodes}")
-    suite = attack.suite()
+    suite = attack.suite(agent)
     if suite:
         played = {
             name: play_attacked(
@@ -376,6 +375,7 @@ def play_attacked(
     frame_stack = 1 if all_frames else int(options.get("frame_stack", 1))
     num_envs = min(episodes, MOST_ENVS)
     start = time.perf_counter()
+    attack.check_reach(agent)
     attack = attack.prepare(agent, env_id, env_kwargs, seed)
     envs = make_vector_env(env_id, num_envs, seed=seed, **options)
     try:

@@ -68,7 +68,10 @@ class Critic(ValueAttack):
     def run(self, problem: Problem) -> torch.Tensor:
         critic = problem.victim.critic
         if critic is None:
-            raise UserError("critic lowers what an agent's critic says, and this victim has none: attack an agent")
+            raise UserError(
+                "critic lowers what an agent's critic says, and this victim has learned none: take sarsa, which "
+                "learns one of its own"
+            )
         return super().run(replace(problem, victim=critic, y=problem.outputs))
 
 

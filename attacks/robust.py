@@ -49,7 +49,9 @@ class Hardening(Extension, ABC):
             raise UserError("a policy with memory cannot be hardened yet; leave out --robust or --backbone")
         self.victim = Victim.from_agent(agent)
         x = torch.zeros(1, *agent.observation_space.shape or ())
-        MAD(epsilon=self.config.epsilon, unit=self.config.epsilon_unit).ball_at(self.victim, x)
+        attack = MAD(epsilon=self.config.epsilon, unit=self.config.epsilon_unit)
+        attack.ball_at(self.victim, x)
+        attack.check_reach(agent)
 
     @property
     def epsilon(self) -> float:

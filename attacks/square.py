@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -41,8 +41,10 @@ class Square(BoundedAttack):
 
     @torch.no_grad()
     def run(self, problem: Problem) -> torch.Tensor:
-        victim, x = problem.victim, problem.x
+        victim, x = problem.victim, problem.victim.to_channels_first(problem.x)
         ball, draw = self.ball(problem), generator(self.seed, x.device)
+        if ball.scale is not None:
+            ball = replace(ball, scale=victim.to_channels_first(ball.scale[None])[0])
         propose = _corners if self.norm == "linf" else _bumps
         rows = unbroken(problem)
         best, best_loss = x.clone(), problem.objective("margin")(problem.outputs)
@@ -51,13 +53,13 @@ class Square(BoundedAttack):
                 break
             # 0 stands for the first perturbation, which covers everything.
             share = self.share / 2 ** sum(query * 10_000 > h * self.queries for h in HALVINGS) if query else 0.0
-            tried = victim.clip(propose(x, best, rows, ball, share, draw))
+            tried = victim.clip(victim.from_channels_first(propose(x, best, rows, ball, share, draw)))
             losses, success = ask(problem, rows, tried)
             better = losses > best_loss[rows]
-            best[rows] = torch.where(per_sample(better, x), tried, best[rows])
+            best[rows] = torch.where(per_sample(better, x), victim.to_channels_first(tried), best[rows])
             best_loss[rows] = torch.where(better, losses, best_loss[rows])
             rows = rows[~success]
-        return best
+        return victim.from_channels_first(best)
 
 
 def _corners(

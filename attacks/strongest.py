@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -28,7 +28,8 @@ class Strongest(BoundedAttack):
     actions, which know no targets. It is never weaker than any of its parts of the same seed.
 
     What changes most actions need not lower the return most. On an agent that plays, the lowest mean return counts
-    that is left by one of these: noise, PGD on the margin, MAD, Robust-Sarsa, and an adversary that learns.
+    that is left by one of these: noise, PGD on the margin, MAD, Robust-Sarsa, and, of policies without memory, an
+    adversary that learns.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = APGD.norms
@@ -54,9 +55,11 @@ class Strongest(BoundedAttack):
             best_loss = torch.where(better, loss, best_loss)
         return best
 
-    def suite(self) -> Mapping[str, Attack]:
+    def suite(self, agent: Any) -> Mapping[str, Attack]:
         options = {"norm": self.norm, "epsilon": self.epsilon, "unit": self.unit, "seed": self.seed}
         names = [name for name in POLICY_SUITE if self.norm in ATTACKS[name].load().norms]
+        if agent.policy.has_memory:  # An adversary that learns knows nothing of its state.
+            names = [name for name in names if name != "learned"]
         return {name: make_policy_attack(name, **options) for name in names}
 
     def _cascade(self, problem: Problem) -> Iterator[tuple[BoundedAttack, torch.Tensor | None]]:

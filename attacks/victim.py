@@ -47,6 +47,7 @@ class Victim:
     Attributes:
         n_forward: Batches that it was shown so far.
         n_backward: Batches that gradients were taken of.
+        channels_last: Whether inputs are images `(B, height, width, channels)`.
         critic: What estimates values `(B, 1)`, a victim like this one, where an agent has that.
         state: Of a policy with memory, its state before each of the samples; a tree of `(B, ...)` tensors.
         movable: Which features may be changed at all, broadcasting to a sample; None: all.
@@ -80,6 +81,7 @@ class Victim:
         self.std = std
         self.integers = integers
         self.tolerance = tolerance
+        self.channels_last = False
         self.critic: Victim | None = None
         self.state: Tree = None
         self.movable: torch.Tensor | None = None
@@ -111,7 +113,7 @@ class Victim:
 
     def around(self, module: nn.Module | Callable[[torch.Tensor], torch.Tensor]) -> Victim:
         """A victim with the same kinds of inputs and outputs, and another module, usually with its own inside."""
-        return Victim(
+        victim = Victim(
             module,
             (self.low, self.high),
             probabilities=self.probabilities,
@@ -119,6 +121,8 @@ class Victim:
             integers=self.integers,
             tolerance=self.tolerance,
         )
+        victim.channels_last = self.channels_last
+        return victim
 
     @property
     def n_forward(self) -> int:
@@ -157,8 +161,10 @@ class Victim:
         normalizer = policy.normalizer
         std = None if normalizer is None else (normalizer.var + normalizer.epsilon).sqrt().float()
         victim = cls(_Outputs(policy), _wide(space), std=std, integers=_integers(space), tolerance=_tolerance(actions))
-        victim.critic = cls(_Values(policy), _wide(space), std=std, tolerance=torch.ones(1))
-        victim.critic.counts = victim.counts
+        victim.channels_last = channels_last(space)
+        if getattr(agent, "has_critic", True):
+            victim.critic = cls(_Values(policy), _wide(space), std=std, tolerance=torch.ones(1))
+            victim.critic.counts = victim.counts
         return victim
 
     @classmethod
@@ -232,6 +238,14 @@ class Victim:
         if self._limits is not None:
             return x.clamp(*self._limits)
         return x.clamp(self.low.to(x), self.high.to(x))
+
+    def to_channels_first(self, x: torch.Tensor) -> torch.Tensor:
+        """Images `(B, channels, height, width)`, of inputs whose channels may come last; others as they are."""
+        return x.movedim(-1, 1) if self.channels_last else x
+
+    def from_channels_first(self, x: torch.Tensor) -> torch.Tensor:
+        """The way back."""
+        return x.movedim(1, -1) if self.channels_last else x
 
     def split(self, observations: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Observations within the bounds, and how far they lay outside, which environments do not always keep to."""
@@ -368,6 +382,11 @@ class _SB3Outputs(nn.Module):
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         distribution = self.policy.get_distribution(observations).distribution  # type: ignore[operator]
         return distribution.logits if hasattr(distribution, "logits") else distribution.mean
+
+
+def channels_last(space: gym.spaces.Box) -> bool:
+    """Whether observations are images whose channels are their last axis."""
+    return len(space.shape) == 3 and space.shape[2] <= space.shape[0]
 
 
 def _integers(space: gym.spaces.Box) -> bool:

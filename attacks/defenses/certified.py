@@ -5,6 +5,7 @@ Cohen et al., "Certified adversarial robustness via randomized smoothing", 2019.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -196,7 +197,7 @@ def certify_classifier(
     if radii is None:
         # What it comes to where all n copies agree: p = alpha^(1/n).
         largest = sigma * float(torch.special.ndtri(torch.tensor(alpha, dtype=torch.float64) ** (1 / n)))
-        radii = [round(k * max(largest, 0.0) / 10, 4) for k in range(11)]
+        radii = [math.floor(k * max(largest, 0.0) * 1e3) / 1e4 for k in range(11)]  # The last is one that can be had.
     return CertifiedReport(
         sigma,
         float((classifier.logits(x).argmax(1) == y).float().mean()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -103,16 +104,22 @@ def attack(
             raise UserError("--target is a classifier's; lure an agent by --attack targeted --target-action")
         made = suit_policies(made, options)
         agent, folder, where, env_kwargs = open_agent(run, env, env_arg or [], vecnormalize)
-        made = made if made.suite() else made.prepare(agent, where, env_kwargs, seed)
+        parts = made.suite(agent)
+        made = made if parts else made.prepare(agent, where, env_kwargs, seed)
         result = attack_agent(agent, where, made, episodes, seed, fraction=fraction, env_kwargs=env_kwargs)
         figures = result.as_dict()
         if video:
             from rltool.attacks.pictures import film_attack
 
-            filmed = made.suite()[result.play.by].prepare(agent, where, env_kwargs, seed) if made.suite() else made
+            filmed = parts[result.play.by].prepare(agent, where, env_kwargs, seed) if parts else made
             file = folder / "videos" / f"attack-{name}-seed{seed}.mp4"
             film_attack(agent, where, filmed, file, seed, fraction=fraction, env_kwargs=env_kwargs)
             figures["video"] = str(file)
+    from rltool.attacks.checks import small_steps
+
+    flag = small_steps(made)
+    if flag.raised:
+        print(f"{flag.name}: {flag.evidence}; {flag.advice}", file=sys.stderr)
     epsilon: Any = getattr(made, "epsilon", None)
     report = {
         "data": where,
@@ -208,12 +215,12 @@ def _proxy(run: str) -> Any:
     from rltool.agents.loading import load_agent
     from rltool.attacks.classifiers import victim_of
     from rltool.attacks.victim import Victim
-    from rltool.training.run import Run
+    from rltool.cli.opening import open_run_of_agent
 
     classifier = open_classifier(run)
     if classifier is not None:
         return victim_of(classifier)
-    return Victim.from_agent(load_agent(run) if Path(run).is_file() else Run(run).agent)
+    return Victim.from_agent(load_agent(run) if Path(run).is_file() else open_run_of_agent(run).agent)
 
 
 def _class_of(classifier: Any, text: str) -> int:
@@ -263,7 +270,8 @@ UNITS = {"raw": "", "std": " standard deviations", "newton": " newtons", "share"
 
 def _sentences(report: dict[str, Any]) -> str:
     radii = report["epsilon"] if isinstance(report["epsilon"], list) else [report["epsilon"]]
-    radius = f" within {', '.join(f'{each:g}' for each in radii)}{UNITS[report['unit']]}" if radii != [None] else ""
+    unit = UNITS.get(report["unit"], f" in units of {report['unit']}")
+    radius = f" within {', '.join(f'{each:g}' for each in radii)}{unit}" if radii != [None] else ""
     begin = f"{report['attack']} on {report['data']} ({report['norm']}{radius}): "
     if "examples" in report:
         return begin + (

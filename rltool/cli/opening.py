@@ -6,11 +6,14 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rltool.cli.completion import complete_environment, complete_run
+
+if TYPE_CHECKING:
+    from rltool.training.run import Run
 
 # Arguments and options that these verbs share.
 RunOrZip = Annotated[
@@ -56,8 +59,6 @@ def open_agent(
     from rltool.cli.options import parse_assignments
     from rltool.data.shifts import split_shifts
     from rltool.errors import UserError
-    from rltool.training.methods import METHODS
-    from rltool.training.run import Run
 
     if Path(run).is_file():
         agent = load_agent(run, vecnormalize=vecnormalize)
@@ -68,9 +69,7 @@ def open_agent(
         if env_id is None:
             raise UserError(f"{run} does not say which environment it plays in; add --env, as --env CartPole-v1")
     else:
-        opened = Run(run)
-        if METHODS[opened.method].load().evaluation_metric != "mean_return":
-            raise UserError(f"{run} is a run of {opened.method}, which plays in no environment; take an agent's")
+        opened = open_run_of_agent(run)
         agent, folder = opened.agent, opened.path
         env_id, env_kwargs = env or opened.data, opened.options.env_kwargs
     shifted = env is not None and not Path(run).is_file() and split_shifts(env)[1] != ()
@@ -79,6 +78,22 @@ def open_agent(
     env_kwargs = evaluation.for_evaluation(env_kwargs) | parse_assignments(env_arg)
     evaluation.check_spaces(agent, env_id, env_kwargs)
     return agent, folder, env_id, env_kwargs
+
+
+def open_run_of_agent(name: str) -> Run:
+    """The run of that name.
+
+    Raises:
+        UserError: There is none, or it is not an agent's.
+    """
+    from rltool.errors import UserError
+    from rltool.training.methods import METHODS
+    from rltool.training.run import Run
+
+    run = Run(name)
+    if METHODS[run.method].load().evaluation_metric != "mean_return":
+        raise UserError(f"{name} is a run of {run.method}, which plays in no environment; take an agent's")
+    return run
 
 
 def open_generator(run: str) -> Any | None:

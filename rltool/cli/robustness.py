@@ -107,14 +107,16 @@ def robustness(
                 raise UserError("--shares is of an agent's timesteps; leave it out for a classifier")
             subject = ClassifierUnderTest(classifier, examples)
             folder, names = _folder(name), attacks or CLASSIFIER_ATTACKS
-            key: dict[str, Any] = {"examples": examples}
+            test = classifier.dataset.test
+            data = hashlib.sha256(test.x.tobytes() + test.y.tobytes()).hexdigest()
+            key: dict[str, Any] = {"examples": examples, "test": data}
             make = make_attack
         else:
             agent, folder, where, env_kwargs = open_agent(name, env, env_arg or [], vecnormalize)
             kind = AgentUnderTest if shares is None else AgentOverShares
             subject = kind(agent, where, episodes, seed, env_kwargs)
             names = attacks or (AGENT_ATTACKS if shares is None else FRONTIER_ATTACKS)
-            key = {"env": where, "env_kwargs": env_kwargs, "episodes": episodes}
+            key = {"env": where, "env_kwargs": env_kwargs, "episodes": episodes, "statistics": _statistics(agent)}
             make = make_policy_attack
         key |= {**options, "unit": unit, "weights": _digest(name, folder)}
         stored = Path(f"{name}.{file}.json") if Path(name).is_file() else folder / f"{file}.json"
@@ -165,6 +167,13 @@ def _digest(run: str, folder: Path) -> str:
     """What weights there are: what was measured of others is no longer true."""
     file = Path(run) if Path(run).is_file() else folder / "model.safetensors"
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _statistics(agent: Any) -> str:
+    """What observations are normalized by, which may lie in a file of its own."""
+    normalizer = agent.policy.normalizer
+    tensors = () if normalizer is None else normalizer.state_dict().values()
+    return hashlib.sha256(b"".join(tensor.cpu().numpy().tobytes() for tensor in tensors)).hexdigest()
 
 
 def _progress(run: str, cell: Cell) -> None:

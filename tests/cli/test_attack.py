@@ -46,6 +46,19 @@ def test_attacks_that_learn(cli):
     assert "is for --attack transfer" in cli("attack", "runs/d", "-a", "pgd", "--proxy", "runs/d").err
 
 
+def test_units_of_each_feature_and_steps_that_are_too_small(cli):
+    cli("train", "ppo", "CartPole-v1", "-n", 512, "--eval-freq", 0, "--quiet", "--name", "v")
+    done = cli("attack", "runs/v", "--unit", "1,1,0.1,0.5", "--epsilon", 0.2, "--steps", 2, "-e", 1)
+    assert "within 0.2 in units of 1,1,0.1,0.5" in done.out
+    assert not done.err
+    done = cli("attack", "runs/v", "--epsilon", 0.2, "--steps", 2, "--step-size", 0.01, "-e", 1)
+    assert done.code == 0
+    assert "small-steps: 2 steps of 0.01 go 0.02" in done.err
+    cli("train", "wgan-gp", "ring8", "-n", 8, "--eval-freq", 0, "--quiet", "--name", "g")
+    done = cli("attack", "runs/v", "-a", "transfer", "--proxy", "runs/g")
+    assert (done.code, "plays in no environment" in done.err) == (2, True)
+
+
 def test_targets_proxies_and_lists_of_numbers(cli):
     cli("train", "classifier", "digits", "-n", 3_000, "--quiet", "--name", "d")
     cli("train", "ppo", "CartPole-v1", "-n", 2_048, "--quiet", "--name", "c")
