@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,8 +15,12 @@ from rltool.adaptation.config import ADDAConfig, CDANConfig, DANNConfig
 from rltool.adaptation.learner import AdaptationLearner, Batch, Figures
 from rltool.adaptation.losses import domain_cross_entropy, outer
 from rltool.adaptation.networks import DomainClassifier
+from rltool.adaptation.selection import Validation
+from rltool.errors import UserError
 from rltool.networks.backbone import evaluating
 from rltool.supervised.learner import LARGE_BATCH
+
+BEFORE = 1e6  # Taken off the score of weights that are not adapted yet.
 
 
 class DANN(AdaptationLearner):
@@ -75,22 +80,51 @@ class DANN(AdaptationLearner):
                 (gradient,) = torch.autograd.grad(logits.sum(), known, create_graph=True)
                 loss = loss + config.domain_penalty * gradient.square().sum(1).mean()
             optimizer.descend(loss)
-        logits = domain.fooled(both, self.strength)
+        loss, logits = self.fooling(source, target, self.strength, importance)
         told = ((logits[:count] > 0).float().mean() + (logits[count:] < 0).float().mean()) / 2
-        loss = domain_cross_entropy(logits[:count], logits[count:], importance)
         return loss, {"domain_loss": loss.detach(), "domain_accuracy": told, "weight": self.strength}
+
+    def fooling(
+        self, source: torch.Tensor, target: torch.Tensor, strength: float, importance: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the features are to minimize, by a gradient that is reversed, and the domain classifier's logits."""
+        domain: Any = self.beside["domain"]
+        logits = domain.fooled(torch.cat([source, target]), strength)
+        return domain_cross_entropy(logits[: len(source)], logits[len(source) :], importance), logits
+
+    def prepare(self) -> None:
+        super().prepare()
+        if not self.config.weight:
+            raise UserError(f"with --weight 0, {self.method} adapts nothing; take source-only")
 
     def evaluate(self, episodes: int = 0, seed: int = 0) -> dict[str, float]:
         figures = super().evaluate(episodes, seed)
         if self.learning:  # What is loaded has no domain classifier any more.
-            (x, _), target = self.examples[1], self.unlabeled[1]
-            with torch.no_grad(), evaluating(self.model):
-                features = [self.features(part[:LARGE_BATCH]) for part in (x, target)]
-                seen = [self.seen(each, self.model.head(each)) for each in features]
-            gradient = gradient_into_features(self.beside["domain"], *seen)
-            refuse_inert(gradient, float(self.last_figures.get("domain_accuracy", 0.0)))
-            figures["adversary_gradient"] = gradient
+            figures["adversary_gradient"] = self.check_adversary()
         return figures
+
+    def conclude(self, run: Any, progress: Any) -> Any:
+        self.check_adversary()
+        return super().conclude(run, progress)
+
+    def check_adversary(self) -> float:
+        """Norm of the gradient that the domain classifier gives the features of held-out examples.
+
+        Raises:
+            TrainingError: There is none: it is inert.
+        """
+        (x, _), target = self.examples[1], self.unlabeled[1]
+
+        def loss(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            seen = [self.seen(each, self.model.head(each)) for each in (source, target)]
+            return self.fooling(seen[0], seen[1], strength=1.0)[0]
+
+        with evaluating(self.model):
+            with torch.no_grad():
+                features = [self.features(part[:LARGE_BATCH]) for part in (x, target)]
+            gradient = gradient_into_features(loss, *features)
+        refuse_inert(gradient, float(self.last_figures.get("domain_accuracy", 0.0)))
+        return gradient
 
 
 class CDAN(DANN):
@@ -138,9 +172,31 @@ class ADDA(DANN):
             source = self.beside["source"]((batch.x - self.model.mean) / self.model.std)
             loss, logits = self.classify(source, batch.y)
         target = self.features(batch.target)
-        _, more = self.train_domain_classifier(source, target)
-        fooling = F.softplus(-self.beside["domain"](target)).mean()  # The target is to be taken for the source.
+        fooled, more = self.train_domain_classifier(source, target)
         self.optimizer.freeze([self.model.head])
-        norm = self.step(fooling * self.strength)
+        norm = self.step(fooled)
         self.optimizer.freeze([])
         return {**self.figures(loss, logits, batch.y), **more, "grad_norm": norm}
+
+    def fooling(
+        self, source: torch.Tensor, target: torch.Tensor, strength: float, importance: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The target is to be taken for the source."""
+        logits = self.beside["domain"](torch.cat([source, target]))
+        return strength * F.softplus(-logits[len(source) :]).mean(), logits
+
+    def embed_source(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.knows_source:
+            return self.embed(x)
+        encoder, model = self.beside["source"], self.answering
+        with torch.no_grad(), evaluating(encoder):
+            return torch.cat([encoder((part - model.mean) / model.std) for part in x.split(LARGE_BATCH)])
+
+    def source_logits(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), evaluating(self.answering):
+            return self.answering.head(self.embed_source(x))
+
+    def score(self, seen: Validation, figures: Mapping[str, float]) -> float:
+        """As of every method; before the target's features move, no weights are good enough."""
+        score = super().score(seen, figures)
+        return score if self.progress >= self.config.source_share or self.config.select == "oracle" else score - BEFORE

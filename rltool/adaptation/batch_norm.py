@@ -13,6 +13,7 @@ from rltool.adaptation.config import BatchNormConfig, TentConfig
 from rltool.adaptation.learner import AdaptationLearner
 from rltool.adaptation.losses import entropy
 from rltool.errors import UserError
+from rltool.networks.backbone import evaluating
 from rltool.supervised.learner import LARGE_BATCH
 from rltool.training.checkpoint import State
 from rltool.training.optimizers import Adam
@@ -83,6 +84,14 @@ class AdaBN(AdaptationLearner):
             self.adapted = self.updates, model
         return self.adapted[1]
 
+    def embed_source(self, x: torch.Tensor) -> torch.Tensor:
+        """With the source's statistics, as long as they are there."""
+        if self.loaded:
+            return self.embed(x)
+        model = self.averaged
+        with torch.no_grad(), evaluating(model):
+            return torch.cat([model.backbone((part - model.mean) / model.std) for part in x.split(LARGE_BATCH)])
+
     def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         super().load_weights(tensors)
         self.loaded = True
@@ -90,6 +99,10 @@ class AdaBN(AdaptationLearner):
     def restore(self, state: State) -> bool:
         self.adapted = None
         return super().restore(state)
+
+    def sentences(self, result: Mapping[str, Any]) -> list[str]:
+        own = ["the source was read with the target's statistics, too: its own are not kept"]
+        return [*super().sentences(result), *(own if self.method == "adabn" else [])]
 
     def adapt(self, model: nn.Module) -> None:
         """Change a classifier of the source in place."""

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from rltool.adaptation.losses import domain_cross_entropy
 from rltool.errors import TrainingError
 
 INERT = 1e-10  # Gradient of a domain classifier, per feature vector, below which nothing arrives.
@@ -42,21 +41,21 @@ def proxy_a_distance(source: np.ndarray, target: np.ndarray, seed: int = 0) -> f
 
 
 def gradient_into_features(
-    domain: Callable[[torch.Tensor], torch.Tensor], source: torch.Tensor, target: torch.Tensor
+    adversarial_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], source: torch.Tensor, target: torch.Tensor
 ) -> float:
-    """Norm of a domain classifier's gradient at a feature vector, the mean over examples.
+    """Norm of the gradient that a domain classifier gives a feature vector, the mean over examples.
 
     Args:
-        domain: From what it sees, `(n, d)`, to logits `(n,)`.
-        source: What it sees of the source `(n, d)`.
-        target: What it sees of the target `(m, d)`.
+        adversarial_loss: What the features are to minimize.
+        source: Features of the source `(n, d)`.
+        target: Features of the target `(m, d)`.
     """
-    both = torch.cat([source, target]).detach().requires_grad_()
-    loss = domain_cross_entropy(*domain(both).split([len(source), len(target)]))
+    features = [each.detach().requires_grad_() for each in (source, target)]
+    loss = adversarial_loss(*features)
     if not loss.requires_grad:
         return 0.0
-    (gradient,) = torch.autograd.grad(loss, both, allow_unused=True)
-    return 0.0 if gradient is None else float(gradient.norm(dim=1).mean()) * len(both)
+    gradients = [each for each in torch.autograd.grad(loss, features, allow_unused=True) if each is not None]
+    return sum(float(each.norm(dim=1).sum()) for each in gradients)
 
 
 def refuse_inert(gradient: float, accuracy: float) -> None:
@@ -71,8 +70,8 @@ def refuse_inert(gradient: float, accuracy: float) -> None:
     """
     if gradient < INERT and accuracy < TOLD_APART:
         raise TrainingError(
-            f"the domain classifier does nothing: its gradient at the features is {gradient:.1g}, and it is right "
-            f"{accuracy:.0%} of the time; its output must be a logit, without softmax or sigmoid"
+            f"the domain classifier does nothing: the gradient that arrives at the features is {gradient:.1g}, and it "
+            f"is right {accuracy:.0%} of the time; its output must be a logit, and nothing may cut it off"
         )
 
 
@@ -83,10 +82,11 @@ def concept_shift(figures: Mapping[str, Any]) -> list[str]:
         figures: Of the controls: `a_distance_before`, `source_only_accuracy`, `target_oracle_accuracy`.
     """
     without, oracle = figures.get("source_only_accuracy"), figures.get("target_oracle_accuracy")
-    if without is None or oracle is None or figures["a_distance_before"] >= NEAR or oracle - without < OTHERWISE:
+    before = figures.get("a_distance_before", FAR)
+    if without is None or oracle is None or before >= NEAR or oracle - without < OTHERWISE:
         return []
     return [
-        f"the domains look alike (proxy A-distance {figures['a_distance_before']:.2f}), but are labeled otherwise: a "
+        f"the domains look alike (proxy A-distance {before:.2f}), but are labeled otherwise: a "
         "concept shift, of which examples without labels say nothing; give a few labels of the target to fine-tune"
     ]
 
@@ -99,9 +99,10 @@ def describe_adversary(figures: Mapping[str, Any]) -> list[str]:
     """
     if "domain_accuracy" not in figures:
         return []
-    accuracy, distance = figures["domain_accuracy"], figures.get("a_distance", float("nan"))
-    told = f"the domain classifier is right {accuracy:.0%} of the time, and the features' proxy A-distance is "
-    told += f"{distance:.2f} (0: alike, 2: apart)"
+    accuracy, distance = figures["domain_accuracy"], figures.get("a_distance", FAR)
+    told = f"the domain classifier is right {accuracy:.0%} of the time"
+    if "a_distance" in figures:
+        told += f", and the features' proxy A-distance is {distance:.2f} (0: alike, 2: apart)"
     if accuracy > TOLD_APART:
         return [told + "; the features have not fled from it: raise --weight, or lower --domain-learning-rate"]
     if distance > FAR:

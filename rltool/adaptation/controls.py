@@ -8,6 +8,7 @@ import numpy as np
 
 from rltool.adaptation.checks import concept_shift, describe_adversary, proxy_a_distance
 from rltool.adaptation.config import AdaptationConfig
+from rltool.errors import UserError
 from rltool.training.progress import Progress
 from rltool.training.run import Run
 from rltool.training.train import resume, train
@@ -16,7 +17,8 @@ CONTROLS = {
     "source-only": "the same classifier without adaptation",
     "target-oracle": "the same classifier, told the target's labels",
 }
-FIGURES = ("source_accuracy", "target_accuracy", "known_accuracy", "unknown_accuracy", "h_score")
+FEWEST = 4  # Test examples of a domain: half of them are learned from, half measured on.
+FIGURES = ("source_accuracy", "target_accuracy", "known_accuracy", "unknown_accuracy", "h_score", "examples")
 
 
 def conclude(learner: Any, run: Run, progress: Progress) -> dict[str, Any] | None:
@@ -32,11 +34,17 @@ def conclude(learner: Any, run: Run, progress: Progress) -> dict[str, Any] | Non
     """
     result = run.agent.test()
     figures = {name: result[name] for name in FIGURES if name in result}
-    figures["a_distance"] = a_distance(run.agent)
+    distance = a_distance(run.agent)
+    figures |= {} if distance is None else {"a_distance": distance}
+    left_out = []
     beside = [(learner.method, run.agent)]
     for name in wanted_controls(learner):
         progress.note(f"control: {CONTROLS[name]}")
-        trained = train_control(run, name)
+        try:
+            trained = train_control(run, name)
+        except UserError as error:
+            left_out.append(f"the control {name} was left out: {error}")
+            continue
         if not trained.summary.get("finished"):
             return None
         for figure in ("target_accuracy", "h_score"):
@@ -45,13 +53,14 @@ def conclude(learner: Any, run: Run, progress: Progress) -> dict[str, Any] | Non
         if name == "source-only":
             trained.agent.domains = learner.domains
             beside.insert(0, (name, trained.agent))
-            figures["a_distance_before"] = a_distance(trained.agent)
+            distance = a_distance(trained.agent)
+            figures |= {} if distance is None else {"a_distance_before": distance}
     last = {name: float(value) for name, value in learner.last_figures.items() if name == "domain_accuracy"}
     averaged = [row["train/domain_accuracy"] for row in run.metrics[-5:] if "train/domain_accuracy" in row]
     if averaged:
         last["domain_accuracy"] = float(np.mean(averaged))
     figures |= last
-    figures["notes"] = [*learner.sentences(result), *concept_shift(figures), *describe_adversary(figures)]
+    figures["notes"] = [*left_out, *learner.sentences(result), *concept_shift(figures), *describe_adversary(figures)]
     draw(learner, run, beside, result)
     return figures
 
@@ -63,10 +72,12 @@ def wanted_controls(learner: Any) -> list[str]:
     return [name for name in CONTROLS if name == "source-only" or learner.domains.labeled]
 
 
-def a_distance(learner: Any) -> float:
-    """How far the two domains are from each other in a learner's features, on test examples."""
-    parts = [learner.domains.source.test, learner.domains.target.test]
-    return proxy_a_distance(*(learner.embed(learner._tensors(part)[0]).cpu().numpy() for part in parts))
+def a_distance(learner: Any) -> float | None:
+    """How far the two domains are from each other in a learner's features, on test examples; None of too few."""
+    source, target = (learner._tensors(part.test)[0] for part in (learner.domains.source, learner.domains.target))
+    if min(len(source), len(target)) < FEWEST:
+        return None
+    return proxy_a_distance(learner.embed_source(source).cpu().numpy(), learner.embed(target).cpu().numpy())
 
 
 def draw(learner: Any, run: Run, beside: list[tuple[str, Any]], result: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from rltool.adaptation.domains import Domains, load_domains, split_name
 from rltool.adaptation.selection import CRITERIA, Validation
 from rltool.adaptation.verdict import UNKNOWN, collapse, effective_classes, h_score
 from rltool.data.examples import Dataset
+from rltool.data.shifts import split_shifts
 from rltool.errors import TrainingError, UserError
 from rltool.networks.backbone import evaluating
 from rltool.supervised.learner import LARGE_BATCH, ClassifierLearner
@@ -89,6 +90,7 @@ class AdaptationLearner(ClassifierLearner):
     ) -> None:
         super().__init__(data, config, seed=seed, device=device, env_kwargs=env_kwargs, shape=shape)
         self.rows = np.empty(0, dtype=np.int64)
+        self.knows_source = False  # Whether what read the source, where that is something of its own, is here.
         self.last_figures: Figures = {}
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self.torch_rng)
@@ -157,6 +159,8 @@ class AdaptationLearner(ClassifierLearner):
         Raises:
             UserError: Something is missing or does not fit.
         """
+        if self.config.mixup:
+            raise UserError("mixup would mix labels that the target lacks; leave --mixup out")
         if self.config.folds:
             raise UserError("folds divide the source alone and say nothing of the target; leave --folds out")
         super().prepare()
@@ -259,6 +263,7 @@ class AdaptationLearner(ClassifierLearner):
 
     def train_step(self, x: torch.Tensor, y: torch.Tensor) -> Figures:
         """One step on a minibatch of the source and one of the target; returns its figures."""
+        self.knows_source = True
         self.optimizer.learning_rate = self.config.learning_rate * self.scheduled()
         target = self.target_batch(len(x)) if self.uses_target else x[:0]
         figures = self.update(Batch(x, y, target, self.domain_of[self.rows]))
@@ -286,6 +291,10 @@ class AdaptationLearner(ClassifierLearner):
         with torch.no_grad(), evaluating(model):
             return torch.cat([model.backbone((part - model.mean) / model.std) for part in x.split(LARGE_BATCH)])
 
+    def embed_source(self, x: torch.Tensor) -> torch.Tensor:
+        """The same for inputs of the source, which some methods see with other eyes."""
+        return self.embed(x)
+
     @property
     def rejecting(self) -> bool:
         """Whether an answer may be that it is none of the source's classes."""
@@ -302,7 +311,7 @@ class AdaptationLearner(ClassifierLearner):
     def validation(self) -> Validation:
         """What chooses weights: held-out examples of both domains as they are seen now."""
         x, y = self.examples[1]
-        source, target = self.embed(x), self.embed(self.unlabeled[1])
+        source, target = self.embed_source(x), self.embed(self.unlabeled[1])
         head = self.answering.head
         with torch.no_grad():
             return Validation(source, target, head(source), head(target), y)
@@ -323,7 +332,9 @@ class AdaptationLearner(ClassifierLearner):
         if self.domains.labeled:
             labels = torch.from_numpy(self.domains.target.train.y[self.held_out_target]).to(self.device)
             figures["target_accuracy"] = float((self.decide(seen.target_logits) == labels).float().mean())
-        return {**figures, "score": self.score(seen, figures)}
+        score = self.score(seen, figures)
+        self.wait(score)
+        return {**figures, "score": score}
 
     def score(self, seen: Validation, figures: Mapping[str, float]) -> float:
         """What chooses the best weights; the larger, the better."""
@@ -340,7 +351,11 @@ class AdaptationLearner(ClassifierLearner):
             labels, and `h_score` with its parts where some are of no class of the source; `predicted`, the share of
             the target that is read as each class; `examples` of the target.
         """
-        return self.measure(self.logits, self.logits)
+        return self.measure(self.source_logits, self.logits)
+
+    def source_logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits `(n, classes)` of inputs of the source."""
+        return self.logits(x)
 
     def measure(self, in_source: Predict, in_target: Predict) -> dict[str, Any]:
         """`test` for functions from inputs `(n, ...)` to logits, one for each domain."""
@@ -365,8 +380,9 @@ class AdaptationLearner(ClassifierLearner):
     def sentences(self, result: Mapping[str, Any]) -> list[str]:
         """What is to be said of what `test` returned."""
         target = split_name(self.data)[1]
+        base = split_shifts(target)[0]
         lines = [*self.differing_classes(), *collapse(result["predicted"], self.true_classes(result))]
-        if self.domains.labeled and self.label_free and self.config.select != "oracle" and Path(target).exists():
+        if self.domains.labeled and self.label_free and self.config.select != "oracle" and Path(base).exists():
             lines.append(f"{target} has labels: they taught and chose nothing, they only measured this")
         if self.config.select == "oracle":
             lines.append(
@@ -405,6 +421,7 @@ class AdaptationLearner(ClassifierLearner):
 
         run.agent.domains = self.domains  # There is no need to load them twice.
         run.agent.beside.load_state_dict(self.beside.state_dict())
+        run.agent.knows_source = True
         return conclude(self, run, progress)
 
     # State
@@ -424,6 +441,7 @@ class AdaptationLearner(ClassifierLearner):
 
     def restore(self, state: State) -> bool:
         exact = super().restore(state)
+        self.knows_source = True
         self.averaged.load_state_dict(state.take("averaged"))
         self.beside.load_state_dict(state.take("beside"))
         if self.side_optimizer is not None:

@@ -41,6 +41,8 @@ def domain_cross_entropy(
 
 def coral(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """|C_s - C_t|^2 / (4 d^2) of the covariances of features `(B, d)` (Sun & Saenko, "Deep CORAL", ECCV 2016)."""
+    if min(len(source), len(target)) < 2:  # One row has no covariance.
+        return 0 * (source.sum() + target.sum())
     return (source.T.cov() - target.T.cov()).square().sum() / (4 * source.shape[1] ** 2)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 UNKNOWN = "unknown"  # What the target's classes are called that no source has.
-COLLAPSED = 0.5  # Share of the classes, counted by how evenly they are predicted, below which it is a collapse.
-HARMED = 0.01  # Accuracy below that without adaptation, which is more than chance.
+COLLAPSED = 0.5  # Share of the classes but one, counted by how evenly they are predicted, below which it is one.
+CERTAIN = 1.96  # Standard errors: what 95% of chance differences stay within.
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
@@ -32,13 +32,19 @@ def compare(summary: Mapping[str, Any]) -> str:
     if without is None or oracle is None:
         return text
     text += f"; without adaptation {without:.1%}, with the target's labels {oracle:.1%}: "
-    if target < without - HARMED:
+    chance = chance_difference(target, without, summary["examples"])
+    if target < without - chance:
         return text + "negative transfer, adapting did harm; use source-only, or another method"
-    if target <= without + HARMED:
-        return text + "adapting changed nothing to speak of"
+    if target <= without + chance:
+        return text + f"adapting changed no more than chance does between {summary['examples']:,} examples"
     if oracle <= without:
         return text + "adapting helped, beyond what the target's own labels teach"
     return text + f"adapting closed {min(1.0, (target - without) / (oracle - without)):.0%} of the gap"
+
+
+def chance_difference(one: float, other: float, examples: int) -> float:
+    """How far two accuracies on so many examples may be apart by chance, at 95%, if each had examples of its own."""
+    return CERTAIN * math.sqrt((one * (1 - one) + other * (1 - other)) / examples)
 
 
 def h_score(class_accuracy: Mapping[str, float]) -> dict[str, float]:
@@ -68,7 +74,8 @@ def collapse(shares: Mapping[str, float], classes: float | None = None) -> list[
         shares: How much of the target is read as each class.
         classes: How many there should be; by default all.
     """
-    if effective_classes(shares) >= COLLAPSED * (len(shares) if classes is None else classes):
+    expected = float(len(shares)) if classes is None else classes
+    if effective_classes(shares) - 1 >= COLLAPSED * (expected - 1):  # Of two classes, one would be half as many.
         return []
     most = max(shares, key=lambda name: shares[name])
     return [

@@ -28,6 +28,8 @@ def train_folds(method: str, data: str, options: dict[str, Any], as_json: bool) 
     run_config, config, _ = resolve_options(METHODS[method].load(), data, options)
     if not run_config.eval_freq:
         raise UserError("--folds needs evaluations, on the part that is held out; leave --eval-freq 0 out")
+    if METHODS[method].load().evaluation_metric == "target_accuracy":
+        raise UserError("folds divide the source alone and say nothing of the target; leave --folds out")
     load_dataset(data)  # What is wrong with it is said once, and what is to be fetched is fetched once.
     folder = _open_folder(method, data, options)
     jobs = {f"fold-{k}": {**options, "fold": k} for k in range(config.folds)}

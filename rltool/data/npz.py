@@ -16,7 +16,8 @@ def load_npz(path: Path, labeled: bool = True) -> Dataset:
 
     Args:
         path: The file.
-        labeled: Whether labels are needed; if not, `x`, or `x_train` and `x_test`, will do.
+        labeled: Whether labels are needed; if not, `x`, or `x_train` and `x_test`, will do, and what is no label is
+            left out.
 
     Raises:
         UserError: The file is missing, or will not do.
@@ -31,7 +32,10 @@ def load_npz(path: Path, labeled: bool = True) -> Dataset:
     except (OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read as .npz ({error})") from None
     known = [(f"x{part}", f"y{part}") for part in ("_train", "_test", "")]
-    has_labels = any({x, y} <= arrays.keys() for x, y in known)
+    pairs = [(x, y) for x, y in known if {x, y} <= arrays.keys()]
+    if not labeled and not all(_are_labels(arrays[y], arrays[x]) for x, y in pairs):
+        pairs, arrays = [], {name: array for name, array in arrays.items() if name.startswith("x")}
+    has_labels = bool(pairs)
     names = [(x, y) for x, y in known if ({x, y} if labeled or has_labels else {x}) <= arrays.keys()]
     if not names or names[0][0] == "x_test":
         wanted = "x_train y_train x_test y_test, or x y" if labeled else "x_train x_test, or x"
@@ -49,6 +53,11 @@ def load_npz(path: Path, labeled: bool = True) -> Dataset:
     if parts[0].x.shape[1:] != parts[1].x.shape[1:]:
         raise UserError(f"{path} has training examples {parts[0].x.shape[1:]}, but test ones {parts[1].x.shape[1:]}")
     return Dataset(path.stem, parts[0], parts[1], classes)
+
+
+def _are_labels(y: np.ndarray, x: np.ndarray) -> bool:
+    """Whether these are labels of examples, and not, as -1 often is, a sign that there are none."""
+    return y.dtype.kind in "iu" and y.shape == x.shape[:1] and bool((y >= 0).all())
 
 
 def _part(path: Path, arrays: dict[str, np.ndarray], x_name: str, y_name: str) -> Part:

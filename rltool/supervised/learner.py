@@ -242,11 +242,15 @@ class ClassifierLearner:
         logits = self.logits(x)
         accuracy = float((logits.argmax(-1) == y).float().mean())
         loss = float(F.cross_entropy(logits, y))
-        if self.learning:
-            better = accuracy > self.best
-            self.best, self.stale = max(accuracy, self.best), 0 if better else self.stale + 1
-            self.converged = 0 < self.config.patience <= self.stale
+        self.wait(accuracy)
         return {"accuracy": accuracy, "loss": loss, "score": accuracy}
+
+    def wait(self, score: float) -> None:
+        """Count the evaluations since the best one, after which `patience` ends the training."""
+        if self.learning:
+            better = score > self.best
+            self.best, self.stale = max(score, self.best), 0 if better else self.stale + 1
+            self.converged = 0 < self.config.patience <= self.stale
 
     def test(self) -> dict[str, Any]:
         """What comes out on the test examples, which chose nothing.

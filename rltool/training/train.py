@@ -105,6 +105,11 @@ def resume(
     total = total_timesteps or run.options.total_timesteps
     if run.is_finished(total):
         return run
+    if "adapt_method" in run.summary:
+        raise UserError(
+            f"{shown(run.path)} was made by rltool adapt, not by training; go on with a new run: "
+            f"rltool train {run.method} {run.data} --init-policy {shown(run.path)}"
+        )
     check_functions(run, functions)
     set_threads(run.options.threads)
     with locked(run.path, shown(run.path)):

@@ -10,7 +10,8 @@ from rltool.adaptation.checks import concept_shift
 from rltool.adaptation.domains import load_domains, split_name
 from rltool.adaptation.learner import Batch
 from rltool.adaptation.losses import domain_cross_entropy
-from rltool.adaptation.verdict import collapse, compare, effective_classes, h_score
+from rltool.adaptation.networks import DomainClassifier
+from rltool.adaptation.verdict import chance_difference, collapse, compare, effective_classes, h_score
 from rltool.errors import TrainingError, UserError
 from rltool.networks.backbone import evaluating
 from rltool.supervised import Classifier, ClassifierConfig
@@ -369,14 +370,81 @@ def test_sentences():
         "target_accuracy": 0.5,
         "source_only_accuracy": 0.7,
         "target_oracle_accuracy": 0.9,
+        "examples": 1_000,
     }
     assert "negative transfer" in compare(figures)
-    assert "changed nothing" in compare({**figures, "target_accuracy": 0.705})
+    assert "no more than chance does between 1,000 examples" in compare({**figures, "target_accuracy": 0.705})
     assert "closed 50% of the gap" in compare({**figures, "target_accuracy": 0.8})
+    assert "no more than chance does between 60" in compare({**figures, "target_accuracy": 0.8, "examples": 60})
+    assert chance_difference(0.5, 0.5, 2) == pytest.approx(0.98)
     assert effective_classes({"a": 0.5, "b": 0.5, "c": 0.0}) == pytest.approx(2)
     assert collapse({"a": 0.5, "b": 0.3, "c": 0.2}) == []
-    assert collapse({"a": 0.9, "b": 0.1, "c": 0.0}, classes=2.0) == []
+    assert collapse({"a": 0.7, "b": 0.3, "c": 0.0}, classes=2.0) == []
+    assert "100% of the target is read as 'a'" in collapse({"a": 1.0, "b": 0.0})[0]
+    assert collapse({"a": 1.0, "b": 0.0}, classes=1.0) == []
     assert "97% of the target is read as 'b'" in collapse({"a": 0.01, "b": 0.97, "c": 0.01, "d": 0.01})[0]
+
+
+def test_adda_reads_the_source_by_the_source_s_features():
+    learner = build("adda", source_share=0.5, ema=0.0).learn(640)
+    x, _ = learner.examples[1]
+    before = learner.embed_source(x)
+    with torch.no_grad():
+        for weight in learner.model.backbone.parameters():
+            weight.add_(1.0)
+    assert torch.equal(learner.embed_source(x), before)
+    assert not torch.allclose(learner.embed(x), before)
+    assert learner.validation().source.equal(before)
+    assert learner.evaluate()["score"] > -1
+    learner.timesteps = 10  # Before the second stage, no weights are good enough.
+    assert learner.evaluate()["score"] < -1_000
+
+
+def test_adabn_reads_the_source_with_the_source_s_statistics():
+    learner = build("adabn", batch_norm=True).learn(1_280)
+    x, _ = learner.examples[1]
+    seen = learner.validation()
+    with torch.no_grad(), evaluating(learner.averaged):
+        expected = learner.averaged(x)
+    assert torch.allclose(seen.source_logits, expected)
+    assert not torch.allclose(learner.logits(x), expected)
+
+
+@pytest.mark.parametrize("method", ["dann", "cdan", "adda"])
+def test_an_adversary_that_is_cut_off_ends_the_training(method, monkeypatch):
+    learner = build(method)
+    monkeypatch.setattr(
+        type(learner), "fooling", lambda self, source, target, *_, **__: (source.sum() * 0, torch.zeros(len(source)))
+    )
+    learner.last_figures = {"domain_accuracy": 0.6}
+    with pytest.raises(TrainingError, match="does nothing"):
+        learner.check_adversary()
+
+
+def test_a_domain_classifier_behind_detached_features_is_found_out(monkeypatch):
+    learner = build("dann")
+    fooled = DomainClassifier.fooled
+    monkeypatch.setattr(DomainClassifier, "fooled", lambda self, x, strength: fooled(self, x.detach(), strength))
+    with pytest.raises(TrainingError, match="does nothing"):
+        learner.check_adversary()
+
+
+def test_patience_ends_a_training_and_mixup_is_refused():
+    ends = []
+    learner = build("dann", patience=1)
+    learner.learning = True
+    for score in (0.5, 0.4):
+        learner.wait(score)
+        ends.append(learner.converged)
+    assert ends == [False, True]
+    with pytest.raises(UserError, match="leave --mixup out"):
+        build("dann", mixup=0.5).prepare()
+    with pytest.raises(UserError, match="adapts nothing; take source-only"):
+        build("dann", weight=0.0).prepare()
+
+
+def test_a_minibatch_of_one_is_no_end_for_coral():
+    assert build("coral").learn(65).timesteps == 65
 
 
 # Runs
@@ -399,8 +467,35 @@ def test_labels_of_a_file_are_ignored_and_that_is_said(tmp_path):
     options = {"hidden_sizes": (8,), "total_timesteps": 128, "controls": False, "run_dir": str(tmp_path)}
     run = rltool.train("coral", f"moons:{tmp_path / 't.npz'}", **options)
     assert any("they taught and chose nothing" in note for note in run.summary["notes"])
+    run = rltool.train("coral", f"moons:{tmp_path / 't.npz'}@20deg", **options)
+    assert any("they taught and chose nothing" in note for note in run.summary["notes"])
     run = rltool.train("coral", f"moons:{tmp_path / 't.npz'}", select="oracle", **options)
     assert any("chose these weights" in note for note in run.summary["notes"])
+
+
+@pytest.mark.parametrize("y", [np.full(60, -1), np.zeros(60), np.array(["cat"] * 60), np.arange(7)])
+def test_what_is_no_label_of_the_target_is_left_out(tmp_path, y):
+    np.savez(tmp_path / "t.npz", x=np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32), y=y)
+    domains = load_domains(f"moons:{tmp_path / 't.npz'}")
+    assert not domains.labeled
+    assert len(domains.target.train) + len(domains.target.test) == 60
+    with pytest.raises(UserError):
+        load_domains(f"{tmp_path / 't.npz'}:moons")  # A source needs labels.
+
+
+def test_few_examples_of_the_target_are_no_end_at_the_end(tmp_path):
+    rng = np.random.default_rng(0)
+    draw = lambda n: rng.normal(size=(n, 2)).astype(np.float32)  # noqa: E731
+    labels = lambda n: np.arange(n) % 2  # noqa: E731
+    np.savez(tmp_path / "one.npz", x_train=draw(40), y_train=labels(40), x_test=draw(1), y_test=labels(1))
+    np.savez(tmp_path / "ten.npz", x=draw(10), y=labels(10))
+    options = {"hidden_sizes": (8,), "total_timesteps": 128, "run_dir": str(tmp_path)}
+    summary = rltool.train("dann", f"moons:{tmp_path / 'one.npz'}", **options).summary
+    assert summary["finished"]
+    assert "a_distance" not in summary
+    summary = rltool.train("dann", f"moons:{tmp_path / 'ten.npz'}", **options).summary
+    assert summary["finished"]
+    assert any("target-oracle was left out" in note for note in summary["notes"])
 
 
 @pytest.mark.slow

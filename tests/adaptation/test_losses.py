@@ -132,10 +132,14 @@ def test_a_domain_classifier_that_ends_in_a_softmax_is_refused():
     """Over a single column it is constant 1, so nothing is learned."""
     source, target = torch.randn(20, 4), torch.randn(20, 4)
     domain = DomainClassifier(4, (8,))
-    inert = gradient_into_features(lambda z: domain(z)[:, None].softmax(1)[:, 0], source, target)
+
+    def softmaxed(source, target):
+        return domain_cross_entropy(domain(source)[:, None].softmax(1)[:, 0], domain(target)[:, None].softmax(1)[:, 0])
+
+    inert = gradient_into_features(softmaxed, source, target)
     with pytest.raises(TrainingError, match="does nothing"):
         refuse_inert(inert, 0.5)
-    alive = gradient_into_features(domain, source, target)
+    alive = gradient_into_features(lambda one, two: domain_cross_entropy(domain(one), domain(two)), source, target)
     assert alive > 1e-3
     refuse_inert(alive, 0.5)
 

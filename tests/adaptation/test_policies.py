@@ -232,6 +232,9 @@ def test_adapt_makes_a_run(quick: None, tmp_path: Path, monkeypatch: pytest.Monk
     weights = [(tmp_path / f"runs/{name}/model.safetensors").read_bytes() for name in ("other", "again")]
     assert weights[0] == weights[1]
     assert "made by rltool adapt" in run("reproduce", "other")[2]
+    code, _, err = run("resume", "other", "-n", "128")
+    assert (code, "--init-policy" in err) == (2, True)
+    assert (tmp_path / "runs/other/model.safetensors").read_bytes() == weights[0]
     for words, message in (
         (("mine", "--to", f"{CATCH}~inverse"), "no shift 'inverse'; did you mean 'inverted'?"),
         (("mine", "--to", "CartPole-v1"), "CartPole-v1 does not fit this agent"),

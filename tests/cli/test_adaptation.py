@@ -57,6 +57,8 @@ def test_no_controls_and_reproduction(folder):
         (["dann", "digits~0-5:digits~4-9"], "which dann would take for its own; universal answers 'unknown'"),
         (["dann", "digits~0-2:digits~3-9"], "adapting needs classes in common"),
         (["adabn", "moons:moons@40deg", "--no-batch-norm"], "this backbone has none"),
+        (["dann", "digits:digits~inverted", "--folds", "3"], "leave --folds out"),
+        (["dann", "moons:moons@40deg", "--weight", "0"], "adapts nothing; take source-only"),
     ],
 )
 def test_mistakes_are_one_sentence(folder, arguments, sentence):
