@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 UNKNOWN = "unknown"  # What the target's classes are called that no source has.
 COLLAPSED = 0.5  # Share of the classes but one, counted by how evenly they are predicted, below which it is one.
@@ -40,6 +42,42 @@ def compare(summary: Mapping[str, Any]) -> str:
     if oracle <= without:
         return text + "adapting helped, beyond what the target's own labels teach"
     return text + f"adapting closed {min(1.0, (target - without) / (oracle - without)):.0%} of the gap"
+
+
+def compare_seeds(summaries: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], list[str]]:
+    """The same over runs that differ in their seed: means by name of a figure, and sentences.
+
+    What adapting was worth is the mean of the differences of each run and its own control, with an interval of 95%.
+    """
+    from rltool.training.statistics import bootstrap_interval
+
+    if not summaries or not all("source_accuracy" in each for each in summaries):
+        return {}, []
+    figure = "h_score" if all("h_score" in each for each in summaries) else "accuracy"
+    target, without = "h_score" if figure == "h_score" else "target_accuracy", f"source_only_{figure}"
+    wanted = ("source_accuracy", without, f"target_oracle_{figure}")
+    means = {
+        name: sum(each[name] for each in summaries) / len(summaries)
+        for name in wanted
+        if all(name in each for each in summaries)
+    }
+    lines = []
+    if without in means and all(target in each for each in summaries):
+        differences = [each[target] - each[without] for each in summaries]
+        low, high = bootstrap_interval(np.array(differences))
+        changed, low, high = 100 * float(np.mean(differences)), 100 * low, 100 * high
+        oracle = f"target_oracle_{figure}"
+        told = f", with the target's labels {means[oracle]:.1%}" if oracle in means else ""
+        harm = "; negative transfer, it did harm" if high < 0 else "" if low > 0 else "; no clear change"
+        lines.append(
+            f"without adaptation {means[without]:.1%}{told}: adapting changed it by {changed:+.1f} points "
+            f"({low:+.1f} to {high:+.1f}){harm}"
+        )
+    for note in dict.fromkeys(note for each in summaries for note in each.get("notes", [])):
+        count = sum(note in each.get("notes", []) for each in summaries)
+        if count == len(summaries) or note.startswith(("collapse", "the target's labels")):
+            lines.append(f"{count} of {len(summaries)} seeds: {note}")
+    return means, lines
 
 
 def chance_difference(one: float, other: float, examples: int) -> float:

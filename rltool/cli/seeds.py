@@ -168,17 +168,21 @@ def train_jobs(
 def _report(folder: Path, metric: str, seeds: list[int], failed: dict[int, str], as_json: bool) -> None:
     import numpy as np
 
+    from rltool.adaptation.verdict import compare_seeds
     from rltool.training.checkpoint import write_atomically
     from rltool.training.progress import figure
     from rltool.training.run import Run
     from rltool.training.statistics import bootstrap_interval, iqm
 
-    results = [Run(folder / f"seed-{s}").result for s in seeds]
+    runs = [Run(folder / f"seed-{s}") for s in seeds]
+    results = [run.result for run in runs]
     values = np.array([result for result in results if result is not None], dtype=float)
     report: dict[str, Any] = {"run": str(folder), "seeds": seeds, "failed": failed}
     if len(values):
         low, high = bootstrap_interval(values)
         report |= {metric: float(values.mean()), "iqm": iqm(values), "interval_95": [low, high]}
+    means, lines = compare_seeds([run.summary for run in runs])
+    report |= {**means, **({"notes": lines} if lines else {})}
     write_atomically(folder / "summary.json", (json.dumps(report, indent=2) + "\n").encode())
     if as_json:
         print(json.dumps(report))
@@ -186,7 +190,10 @@ def _report(folder: Path, metric: str, seeds: list[int], failed: dict[int, str],
         mean, middle, least, most = (figure(metric, value) for value in (report[metric], report["iqm"], low, high))
         print(
             f"{len(seeds)} seeds: mean {metric.removeprefix('mean_')} {mean}, IQM {middle}, "
-            f"95% interval {least} to {most}\ncompare:   rltool plot {folder}"
+            f"95% interval {least} to {most}",
+            *lines,
+            f"compare:   rltool plot {folder}",
+            sep="\n",
         )
     if failed:
         raise typer.Exit(1)

@@ -11,7 +11,7 @@ from rltool.adaptation.domains import load_domains, split_name
 from rltool.adaptation.learner import Batch
 from rltool.adaptation.losses import domain_cross_entropy
 from rltool.adaptation.networks import DomainClassifier
-from rltool.adaptation.verdict import chance_difference, collapse, compare, effective_classes, h_score
+from rltool.adaptation.verdict import chance_difference, collapse, compare, compare_seeds, effective_classes, h_score
 from rltool.errors import TrainingError, UserError
 from rltool.networks.backbone import evaluating
 from rltool.supervised import Classifier, ClassifierConfig
@@ -383,6 +383,21 @@ def test_sentences():
     assert "100% of the target is read as 'a'" in collapse({"a": 1.0, "b": 0.0})[0]
     assert collapse({"a": 1.0, "b": 0.0}, classes=1.0) == []
     assert "97% of the target is read as 'b'" in collapse({"a": 0.01, "b": 0.97, "c": 0.01, "d": 0.01})[0]
+
+
+def test_sentences_over_seeds():
+    one = {"source_accuracy": 0.9, "target_accuracy": 0.5, "source_only_accuracy": 0.7, "target_oracle_accuracy": 0.8}
+    notes = ["collapse: 90% of it", "the target's labels chose these weights"]
+    means, lines = compare_seeds([{**one, "notes": notes}, {**one, "target_accuracy": 0.6, "notes": notes[1:]}])
+    assert means == {
+        name: pytest.approx(one[name]) for name in ("source_accuracy", "source_only_accuracy", "target_oracle_accuracy")
+    }
+    assert lines[0].startswith("without adaptation 70.0%, with the target's labels 80.0%: adapting changed it by -15.0")
+    assert lines[0].endswith("(-20.0 to -10.0); negative transfer, it did harm")
+    assert lines[1:] == [f"1 of 2 seeds: {notes[0]}", f"2 of 2 seeds: {notes[1]}"]
+    better = [{**one, "target_accuracy": 0.8}, {**one, "target_accuracy": 0.6}]
+    assert compare_seeds(better)[1][0].endswith("+0.0 points (-10.0 to +10.0); no clear change")
+    assert compare_seeds([{"accuracy": 1.0}]) == ({}, [])
 
 
 def test_adda_reads_the_source_by_the_source_s_features():
