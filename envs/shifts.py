@@ -135,6 +135,10 @@ class ScaledDynamics(gym.Wrapper, RecordConstructorArgs):
         if hasattr(base, "polemass_length"):  # What CartPole has computed from others.
             base.total_mass = base.masspole + base.masscart
             base.polemass_length = base.masspole * base.length
+        if "model.body_mass" in self.usual:  # And MuJoCo.
+            import mujoco
+
+            mujoco.mj_setConst(base.model, mujoco.MjData(base.model))
 
 
 class DelayedActions(gym.Wrapper, RecordConstructorArgs):
@@ -186,10 +190,15 @@ def shift_layers(shifts: Sequence[str]) -> list[Wrapper]:
         shifts: `~recoloured`, `~gravityx1.5`, `@20deg`, ... as `split_shifts` returns them.
 
     Raises:
-        UserError: There is no such shift, or its number is missing or none. Applied, a wrapper raises one where the
-            shift does not fit the environment.
+        UserError: There is no such shift, its number is missing or none, or one of dynamics stands twice. Applied, a
+            wrapper raises one where the shift does not fit the environment.
     """
-    return [functools.partial(_apply, shift=shift, **_understood(shift)) for shift in shifts]
+    known = [_understood(shift) for shift in shifts]
+    names = [each["name"] for each in known if each["name"] in DYNAMICS]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(f"~{twice} stands twice, of which one would be forgotten; give one number, or one range")
+    return [functools.partial(_apply, shift=shift, **each) for shift, each in zip(shifts, known, strict=True)]
 
 
 def _understood(shift: str) -> dict[str, Any]:

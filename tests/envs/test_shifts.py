@@ -99,6 +99,16 @@ def test_continuous_actions_are_scaled() -> None:
         np.testing.assert_allclose(one[0], other[0], rtol=1e-6)
 
 
+def test_what_mujoco_computes_from_masses_follows() -> None:
+    pytest.importorskip("mujoco")
+    plain, heavy = make_env("Hopper-v5"), make_env("Hopper-v5~massx2")
+    models = [env.unwrapped.model for env in (plain, heavy)]  # type: ignore[attr-defined]
+    np.testing.assert_allclose(models[1].body_subtreemass, 2 * models[0].body_subtreemass)
+    assert (models[1].dof_invweight0 < models[0].dof_invweight0).all()
+    starts = [env.reset(seed=0)[0] for env in (plain, heavy)]
+    np.testing.assert_array_equal(*starts)
+
+
 def test_actions_come_late() -> None:
     plain, late = make_env("CartPole-v1"), make_env("CartPole-v1~delay2")
     plain.reset(seed=0), late.reset(seed=0)
@@ -119,6 +129,7 @@ def test_actions_come_late() -> None:
         ("CartPole-v1~gravityx0", "needs a number above 0"),
         ("CartPole-v1~gravityx2-1", "needs a number above 0, or a range"),
         ("CartPole-v1~delay1.5", "~delay1.5 needs a whole number of timesteps, as ~delay2"),
+        ("CartPole-v1~gravityx0.5-2~gravityx2", "~gravity stands twice"),
         ("MountainCar-v0~massx2", "~massx2 does not fit MountainCar-v0; what fits is ~gravity, ~gain, ~delay"),
         (f"{CATCH}~inverted2", "~inverted2 takes no number; write ~inverted"),
         (f"{CATCH}@steep", "'@steep' is no angle"),
