@@ -135,6 +135,10 @@ def _train_one(name: str, data: str, options: dict[str, Any], as_json: bool, qui
         report(run)
 
 
+# Returns of the best weights elsewhere.
+BESIDE = {"best_target_return": "in the target", "best_attacked_return": "under attack"}
+
+
 def report(run: Any) -> None:
     """Say how a run ended, and what can be done with it."""
     from rltool.adaptation.verdict import verdict as adapted
@@ -154,6 +158,7 @@ def report(run: Any) -> None:
         f"{summary['total_timesteps']:,} timesteps in {summary['seconds']:.1f} s "
         f"({summary['timesteps_per_second']:,.0f} timesteps/s)"
         + (f", best return {result:.1f}" if result is not None else "")
+        + "".join(f", {where} {summary[name]:.1f}" for name, where in BESIDE.items() if name in summary)
         + (f", test accuracy {summary['test_accuracy']:.2%}" if "test_accuracy" in summary else "")
         + generated(summary)
         + "".join(f"\n{sentence}" for sentence in said)
