@@ -18,9 +18,10 @@ from rltool.agents.evaluation import Evaluation, episode_quotas, evaluate, with_
 from rltool.agents.recording import RandomAgent
 from rltool.agents.rollout import forget
 from rltool.attacks.attack import Attack, AttackResult
-from rltool.attacks.victim import Victim, channels_last
+from rltool.attacks.victim import Victim
 from rltool.envs import make_vector_env
 from rltool.errors import UserError
+from rltool.networks.observations import channels_last
 from rltool.trees import map_tree
 
 MOST_ENVS = 128  # Stepped together: so many episodes each have a seed of their own.
@@ -170,7 +171,7 @@ def check_share(fraction: float) -> None:
 
 def frame_axis(space: gym.Space) -> int:
     """Along which axis of an observation frames are stacked: the channels, where it has such, or the first."""
-    return 2 if isinstance(space, gym.spaces.Box) and channels_last(space) else 0
+    return 2 if len(space.shape or ()) == 3 and channels_last(space) else 0
 
 
 def newest_frame(space: gym.Space, count: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ from rltool.agents.sequences import Sequences
 from rltool.attacks.losses import Objective
 from rltool.errors import UserError
 from rltool.networks.backbone import device_of
-from rltool.networks.observations import as_tensors
+from rltool.networks.observations import as_tensors, channels_last
 from rltool.trees import Tree, first_leaf, map_tree
 
 TOGETHER = 4_096  # Samples that a victim is shown at once, where no gradients are taken.
@@ -161,7 +161,7 @@ class Victim:
         normalizer = policy.normalizer
         std = None if normalizer is None else (normalizer.var + normalizer.epsilon).sqrt().float()
         victim = cls(_Outputs(policy), _wide(space), std=std, integers=_integers(space), tolerance=_tolerance(actions))
-        victim.channels_last = channels_last(space)
+        victim.channels_last = len(space.shape) == 3 and channels_last(space)
         if getattr(agent, "has_critic", True):
             victim.critic = cls(_Values(policy), _wide(space), std=std, tolerance=torch.ones(1))
             victim.critic.counts = victim.counts
@@ -382,11 +382,6 @@ class _SB3Outputs(nn.Module):
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         distribution = self.policy.get_distribution(observations).distribution  # type: ignore[operator]
         return distribution.logits if hasattr(distribution, "logits") else distribution.mean
-
-
-def channels_last(space: gym.spaces.Box) -> bool:
-    """Whether observations are images whose channels are their last axis."""
-    return len(space.shape) == 3 and space.shape[2] <= space.shape[0]
 
 
 def _integers(space: gym.spaces.Box) -> bool:

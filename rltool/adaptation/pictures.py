@@ -103,10 +103,13 @@ def draw_boundary(learners: Sequence[tuple[str, Any]], path: Path) -> Path:
 def draw_domains(learner: Any, path: Path) -> Path:
     """`domains.png`: test images of every source, and of the target, under each other."""
     domains = learner.domains
-    names = [*(each.name for each in domains.sources), domains.target.name]
-    parts = [*(each.test.x for each in domains.sources), domains.target.test.x]
-    figure, axes = _figure(len(parts), 1, size=(8, 0.9))
-    for name, x, (plot,) in zip(names, parts, axes, strict=True):
+    return draw_strips([(each.name, each.test.x) for each in (*domains.sources, domains.target)], path)
+
+
+def draw_strips(domains: Sequence[tuple[str, np.ndarray]], path: Path) -> Path:
+    """Images `(n, channels, height, width)` in [0, 1] of several domains, the first of each, under each other."""
+    figure, axes = _figure(len(domains), 1, size=(8, 0.9))
+    for (name, x), (plot,) in zip(domains, axes, strict=True):
         strip = x[:EXAMPLES].transpose(2, 0, 3, 1).reshape(x.shape[2], -1, x.shape[1])
         plot.imshow(strip if strip.shape[2] == 3 else strip[..., 0], cmap="gray", vmin=0, vmax=1)
         plot.set(xticks=[], yticks=[])

@@ -15,6 +15,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -456,7 +457,23 @@ def adapt_run(
     made = create_run(run.method, target, options, run.config["config"])
     agent.env_id = target
     agent.save(made.path / "model.safetensors")
+    if is_image(agent.observation_space):
+        _draw_looks(agent, (run.data, target), made.path / "looks.png", seed, kwargs)
     figures = {"method": run.method, "data": target, "finished": True, "total_timesteps": timesteps}
     mean_return = report.adapted.mean_return
     made.write_json("summary.json", {**figures, "mean_return": mean_return, **report.as_dict()})
     return made, report
+
+
+def _draw_looks(agent: Learner, env_ids: tuple[str, str], path: Path, seed: int, env_kwargs: Mapping[str, Any]) -> None:
+    """`looks.png`: what is seen in the source, and in the target, of the same seed."""
+    from rltool.adaptation.pictures import EXAMPLES, draw_strips
+
+    space: Any = agent.observation_space
+    rows = []
+    for env_id in env_ids:
+        seen = look(env_id, EXAMPLES * NUM_ENVS, seed, with_masks(agent, env_kwargs)).numpy()[::NUM_ENVS]
+        images = seen.transpose(0, 3, 1, 2) if channels_last(space) else seen
+        low, high = float(space.low.min()), float(space.high.max())
+        rows.append((env_id.partition("/")[2] or env_id, (images.astype(np.float32) - low) / (high - low)))
+    draw_strips(rows, path)

@@ -232,6 +232,7 @@ def test_adapt_makes_a_run(quick: None, tmp_path: Path, monkeypatch: pytest.Monk
     weights = [(tmp_path / f"runs/{name}/model.safetensors").read_bytes() for name in ("other", "again")]
     assert weights[0] == weights[1]
     assert "made by rltool adapt" in run("reproduce", "other")[2]
+    assert (tmp_path / "runs/other/looks.png").read_bytes().startswith(b"\x89PNG")
     code, _, err = run("resume", "other", "-n", "128")
     assert (code, "--init-policy" in err) == (2, True)
     assert (tmp_path / "runs/other/model.safetensors").read_bytes() == weights[0]
