@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from rltool.agents.evaluation import for_evaluation, with_masks
@@ -24,6 +24,7 @@ from rltool.agents.on_policy import OnPolicyAgent
 from rltool.agents.presets import PRESETS
 from rltool.attacks.attack import BoundedAttack, Problem, check_positive
 from rltool.attacks.norms import Norm
+from rltool.attacks.policies import frame_axis, newest_frame, with_shown_frames
 from rltool.attacks.policy_value import WATCHED_SEED
 from rltool.attacks.victim import Victim
 from rltool.envs import get_env_state, make_vector_env, set_env_state
@@ -48,10 +49,13 @@ class AdversaryVectorEnv(VectorWrapper):
         agent: The victim.
         attack: The ball that perturbations stay in.
         deterministic: Whether the victim takes its most probable actions, as in evaluations, or samples.
+        frame_stack: How many frames an observation holds. The newest alone is changed, and both see older ones as they
+            were shown, as in `PerturbedVectorEnv`.
 
     Attributes:
         observations: What `step` or `reset` last returned.
         seen: What the victim was shown last.
+        resetting: Where the next step only resets, `(num_envs,)`.
 
     Raises:
         UserError: The victim cannot be attacked.
@@ -59,7 +63,9 @@ class AdversaryVectorEnv(VectorWrapper):
 
     spec = None  # Its own, which Gymnasium sets, not that of what lies beneath.
 
-    def __init__(self, env: VectorEnv, agent: Any, attack: LearnedAdversary, deterministic: bool = True) -> None:
+    def __init__(
+        self, env: VectorEnv, agent: Any, attack: LearnedAdversary, deterministic: bool = True, frame_stack: int = 1
+    ) -> None:
         super().__init__(env)
         if agent.policy.has_memory:
             raise UserError("no adversary can be trained against a policy with memory yet; take --attack mad")
@@ -70,6 +76,11 @@ class AdversaryVectorEnv(VectorWrapper):
         self.single_action_space = gym.spaces.Box(-1, 1, env.single_observation_space.shape, np.float32)
         self.action_space = batch_space(self.single_action_space, env.num_envs)
         self.observations = self.seen = np.empty(0)
+        self.frame_stack = frame_stack
+        self.resetting = np.zeros(env.num_envs, dtype=bool)
+        self.mode = AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        if frame_stack > 1:
+            self.victim.movable = newest_frame(env.single_observation_space, frame_stack)
 
     @property
     def unwrapped(self) -> AdversaryVectorEnv:
@@ -79,18 +90,25 @@ class AdversaryVectorEnv(VectorWrapper):
     def get_state(self) -> dict[str, Any] | None:
         """All that it goes on from, as `rltool.envs.get_env_state` gives it; None where that cannot be had."""
         state = get_env_state(self.env)
-        return None if state is None else {**state, "observations": self.observations.copy()}
+        own = {name: getattr(self, name).copy() for name in ("observations", "seen", "resetting")}
+        return None if state is None else {**state, **own}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         inner = dict(state)
-        self.observations = np.array(inner.pop("observations"))
+        for name in ("observations", "seen", "resetting"):
+            setattr(self, name, np.array(inner.pop(name)))
         if not set_env_state(self.env, inner):
             raise ValueError("its episodes, played again, took another course")
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Reset."""
-        self.observations, infos = self.env.reset(seed=seed, options=options)
+        observations, infos = self.env.reset(seed=seed, options=options)
+        begun = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool)))
+        if begun.all():
+            self.observations, self.seen = observations.copy(), observations.copy()
+        self.observations[begun] = observations[begun]
+        self.resetting = np.where(begun, False, self.resetting)
         return self.observations, infos
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, Any, Any, Any, dict[str, Any]]:
@@ -100,6 +118,12 @@ class AdversaryVectorEnv(VectorWrapper):
         self.seen = moved.numpy().astype(self.observations.dtype)
         chosen, _ = self.agent.predict(self.seen, deterministic=self.deterministic)
         self.observations, rewards, terminated, truncated, infos = self.env.step(chosen)
+        if self.frame_stack > 1:
+            done = (terminated | truncated) & ~self.resetting
+            begun = done | self.resetting
+            self.resetting = done if self.mode is AutoresetMode.NEXT_STEP else self.resetting
+            axis = frame_axis(self.single_observation_space)
+            self.observations = with_shown_frames(self.observations, self.seen, ~begun, axis, self.frame_stack)
         return self.observations, -rewards, terminated, truncated, infos
 
 
@@ -204,7 +228,8 @@ def train_adversary(
     seed += WATCHED_SEED
     envs = make_vector_env(env_id, num_envs, seed=seed, **{"infos": False, **with_masks(agent, env_kwargs)})
     try:
-        adversary = make_adversary(AdversaryVectorEnv(envs, agent, attack), attack.algorithm, seed)
+        stack = int((env_kwargs or {}).get("frame_stack", 1))
+        adversary = make_adversary(AdversaryVectorEnv(envs, agent, attack, frame_stack=stack), attack.algorithm, seed)
         return adversary.learn(attack.total_timesteps)
     finally:
         envs.close()
@@ -231,7 +256,8 @@ def make_adversary_vector_env(
         raise UserError(f"{victim} does not say which environment it plays in; add --env-arg env=ID")
     env_kwargs = {} if env else for_evaluation(getattr(agent, "env_kwargs", {}))
     envs = make_vector_env(where, num_envs, **{"infos": False, **with_masks(agent, env_kwargs)})
-    return AdversaryVectorEnv(envs, agent, LearnedAdversary(epsilon=epsilon, unit=unit))
+    stack = int(env_kwargs.get("frame_stack", 1))
+    return AdversaryVectorEnv(envs, agent, LearnedAdversary(epsilon=epsilon, unit=unit), frame_stack=stack)
 
 
 gym.register(ENV_ID.partition(":")[2], vector_entry_point="rltool.attacks.adversary:make_adversary_vector_env")

@@ -116,7 +116,9 @@ class PerturbedVectorEnv(VectorWrapper):
         self.observations = observations
         if self.state is not None:
             self.state = forget(self.state, begun)
-        clean = self._with_shown_frames(observations, where & ~begun)
+        clean = observations
+        if self.frame_stack > 1:
+            clean = with_shown_frames(observations, self.seen, where & ~begun, self.axis, self.frame_stack)
         here = where.reshape(-1, *[1] * (clean.ndim - 1))
         self.seen = clean.copy() if where.all() else np.where(here, clean, self.seen)
         where = where & (self.left > 0)
@@ -146,17 +148,27 @@ class PerturbedVectorEnv(VectorWrapper):
         """
         return replace(self.attack, seed=int(self.rng.integers(2**31)))(self.victim, x)
 
-    def _with_shown_frames(self, observations: np.ndarray, where: np.ndarray) -> np.ndarray:
-        """Observations whose older frames are as they were shown."""
-        if self.frame_stack == 1 or not where.any():
-            return observations
-        axis, size = self.axis + 1, observations.shape[self.axis + 1] // self.frame_stack
-        older = range(observations.shape[axis] - size)
-        mixed = np.moveaxis(observations.copy(), axis, 0)
-        shown = np.moveaxis(self.seen, axis, 0)
-        for index in older:
-            mixed[index][where] = shown[index + size][where]
-        return np.moveaxis(mixed, 0, axis)
+
+def with_shown_frames(
+    observations: np.ndarray, seen: np.ndarray, where: np.ndarray, axis: int, frame_stack: int
+) -> np.ndarray:
+    """Observations whose older frames are as they were shown.
+
+    Args:
+        observations: Stacks of frames `(n, ...)`, as the environments have them.
+        seen: What the policy was shown before, `(n, ...)`.
+        where: Of which that is so, and not of those that have just begun, `(n,)`.
+        axis: Along which axis of an observation frames are stacked.
+        frame_stack: How many there are.
+    """
+    if not where.any():
+        return observations
+    size = observations.shape[axis + 1] // frame_stack
+    mixed = np.moveaxis(observations.copy(), axis + 1, 0)
+    shown = np.moveaxis(seen, axis + 1, 0)
+    for index in range(len(mixed) - size):
+        mixed[index][where] = shown[index + size][where]
+    return np.moveaxis(mixed, 0, axis + 1)
 
 
 def check_share(fraction: float) -> None:

@@ -33,6 +33,7 @@ from rltool.attacks import (
 from rltool.attacks.classifiers import fit_attack
 from rltool.attacks.defenses.certified import certify_classifier
 from rltool.cli.robustness import _statistics
+from rltool.envs import make_vector_env
 from rltool.errors import UserError
 from tests.attacks.conftest import Digits
 
@@ -134,6 +135,29 @@ def test_an_adversary_does_not_learn_in_the_episodes_it_is_tested_in(monkeypatch
     attack_agent(agent, "CartPole-v1", LearnedAdversary(epsilon=0.1, total_timesteps=64), episodes=2, seed=5)
     assert seeds
     assert all(seed > 1_000_000 for seed in seeds)
+
+
+def test_an_adversary_learns_to_change_the_newest_frame_alone() -> None:
+    agent = PPO("CartPole-v1", env_kwargs={"frame_stack": 3}, num_envs=2, num_steps=16, batch_size=32)
+    envs = make_vector_env("CartPole-v1", 2, frame_stack=3)
+    watched = adversary.AdversaryVectorEnv(envs, agent, LearnedAdversary(epsilon=0.01), frame_stack=3)
+    before, _ = watched.reset(seed=0)
+    assert before.shape == (2, 3, 4)
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        actions = rng.choice([-1.0, 1.0], size=before.shape).astype(np.float32)
+        after, _, terminated, _, _ = watched.step(actions)
+        assert not terminated.any()
+        moved = np.abs(watched.seen - before)
+        assert np.allclose(moved[:, -1], 0.01, atol=1e-5)
+        assert not moved[:, :-1].any()
+        assert np.array_equal(after[:, :-1], watched.seen[:, 1:])  # They move back as they were shown.
+        before = after
+    kept = watched.get_state()
+    assert kept is not None
+    again = [watched.step(actions)[0]]
+    watched.set_state(kept)
+    assert np.array_equal(watched.step(actions)[0], again[0])
 
 
 def test_a_critic_that_has_not_learned_attacks_nothing() -> None:
