@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -178,6 +178,10 @@ class AgentUnderTest:
         """Mean return of actions drawn at random."""
         return play_at_random(self.agent, self.env_id, self.episodes, self.seed, self.env_kwargs).mean_return
 
+    def parts(self, attack: Attack) -> Mapping[str, Attack]:
+        """What an attack consists of, each to be measured and kept by itself, if it is a suite."""
+        return attack.suite(self.agent)
+
     def attacked(self, name: str, level: float, attack: Attack) -> Cell:
         """With an attack on what it sees."""
         return self.played(name, level, attack)
@@ -232,6 +236,10 @@ class ClassifierUnderTest:
     def chance(self) -> float:
         """Accuracy of classes drawn at random."""
         return 1 / self.classifier.model.num_classes
+
+    def parts(self, attack: Attack) -> Mapping[str, Attack]:
+        """None: of examples, a suite goes on with those that are left."""
+        return {}
 
     def attacked(self, name: str, level: float, attack: Attack) -> Cell:
         """With an attack; what is wrong without it stays wrong."""
@@ -319,7 +327,14 @@ def measure_robustness(
     clean = cells.get(CLEAN, subject.clean)
     measured = []
     for (each, level), attack in made.items():
-        measured.append(cells.get(f"{each} {level!r}", partial(subject.attacked, each, level, attack)))
+        parts = subject.parts(attack)
+        found = [
+            cells.get(f"{name} {level!r}", partial(subject.attacked, each, level, part))
+            for name, part in ({f"{each}/{name}": part for name, part in parts.items()} or {each: attack}).items()
+        ]
+        least = min(found, key=lambda cell: cell.score)
+        queries, seconds = (sum(getattr(cell, figure) for cell in found) for figure in ("queries", "seconds"))
+        measured.append(replace(least, queries=queries, seconds=seconds))
         if on_cell:
             on_cell(measured[-1])
     return Robustness(name, subject.metric, clean, cells.chance, measured, axis)

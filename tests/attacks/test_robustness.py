@@ -63,6 +63,9 @@ class Subject:
         self.asked.append("chance")
         return 0.0
 
+    def parts(self, attack: Any) -> dict[str, Any]:
+        return {}
+
     def attacked(self, name: str, epsilon: float, attack: Any) -> Cell:
         self.asked.append(f"{name} {epsilon}")
         return Cell(name, epsilon, [1 - 10 * epsilon] * 2)
@@ -97,6 +100,33 @@ def test_what_an_interruption_leaves_is_kept(tmp_path: Path) -> None:
     after = Subject()
     measure_robustness(after, noise, [0.1, 0.2], cells=cells())  # type: ignore[arg-type]
     assert after.asked == ["random 0.2"]
+
+
+def test_the_parts_of_a_suite_are_kept_one_by_one(tmp_path: Path) -> None:
+    class Suite(Subject):
+        """Of two parts, the second of which leaves less and takes longer; the first time it is cut off."""
+
+        left = (0.7, 0.4)
+        ends = False
+
+        def parts(self, attack: Any) -> dict[str, Any]:
+            return {"one": 0, "two": 1}
+
+        def attacked(self, name: str, epsilon: float, attack: Any) -> Cell:
+            self.asked.append(f"{name} {attack}")
+            if attack and self.ends:
+                raise KeyboardInterrupt
+            return Cell(name, epsilon, [self.left[attack]] * 2, queries=1.0 + attack, seconds=1.0 + attack)
+
+    cells = partial(Cells, tmp_path / "cells.json", {})
+    suite = {"strongest": lambda epsilon: RandomNoise(epsilon=epsilon)}
+    stopped, after = Suite(), Suite()
+    stopped.ends = True
+    with pytest.raises(KeyboardInterrupt):
+        measure_robustness(stopped, suite, [0.1], cells=cells())  # type: ignore[arg-type]
+    (whole,) = measure_robustness(after, suite, [0.1], cells=cells()).cells  # type: ignore[arg-type]
+    assert after.asked == ["strongest 1"]
+    assert (whole.attack, whole.score, whole.queries, whole.seconds) == ("strongest", 0.4, 3.0, 3.0)
 
 
 @pytest.mark.parametrize("epsilons", [[], [0.0, 0.1], [-0.1], [float("nan")], [float("inf")]])
