@@ -18,7 +18,10 @@ CONTROLS = {
     "target-oracle": "the same classifier, told the target's labels",
 }
 FEWEST = 4  # Test examples of a domain: half of them are learned from, half measured on.
-FIGURES = ("source_accuracy", "target_accuracy", "known_accuracy", "unknown_accuracy", "h_score", "examples")
+FIGURES = (
+    *("source_accuracy", "source_accuracies", "target_accuracy"),
+    *("known_accuracy", "unknown_accuracy", "h_score", "examples"),
+)
 
 
 def conclude(learner: Any, run: Run, progress: Progress) -> dict[str, Any] | None:

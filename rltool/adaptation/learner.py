@@ -347,9 +347,10 @@ class AdaptationLearner(ClassifierLearner):
         """What comes out on the test examples of both domains, which chose nothing.
 
         Returns:
-            `source_accuracy`; `target_accuracy`, `class_accuracy` by name and `confusion` of the target, where it has
-            labels, and `h_score` with its parts where some are of no class of the source; `predicted`, the share of
-            the target that is read as each class; `examples` of the target.
+            `source_accuracy`, and `source_accuracies` by name where there are several; `target_accuracy`,
+            `class_accuracy` by name and `confusion` of the target, where it has labels, and `h_score` with its parts
+            where some are of no class of the source; `predicted`, the share of the target that is read as each class;
+            `examples` of the target.
         """
         return self.measure(self.source_logits, self.logits)
 
@@ -365,6 +366,11 @@ class AdaptationLearner(ClassifierLearner):
         classes = (*self.domains.source.classes, UNKNOWN) if self.rejecting else self.domains.source.classes
         shares = np.bincount(predicted, minlength=len(classes)) / max(len(predicted), 1)
         result: dict[str, Any] = {"source_accuracy": float((read == source.y).mean())}
+        if len(self.domains.sources) > 1:  # Their test parts stand one after the other.
+            ends = np.cumsum([len(each.test) for each in self.domains.sources])[:-1]
+            right = np.split(read == source.y, ends)
+            names = [each.name for each in self.domains.sources]
+            result["source_accuracies"] = {name: float(each.mean()) for name, each in zip(names, right, strict=True)}
         if self.domains.labeled:
             counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
             np.add.at(counts, (target.y, predicted), 1)

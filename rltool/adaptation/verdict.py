@@ -30,6 +30,8 @@ def compare(summary: Mapping[str, Any]) -> str:
     if is_open:
         text = f"H-score in the target {target:.1%} (known classes {summary['known_accuracy']:.1%}, "
         text += f"unknown ones {summary['unknown_accuracy']:.1%})"
+    if "source_accuracies" in summary:
+        text += f" ({', '.join(f'{name} {value:.1%}' for name, value in summary['source_accuracies'].items())})"
     without, oracle = summary.get(f"source_only_{figure}"), summary.get(f"target_oracle_{figure}")
     if without is None or oracle is None:
         return text

@@ -385,6 +385,17 @@ def test_sentences():
     assert "97% of the target is read as 'b'" in collapse({"a": 0.01, "b": 0.97, "c": 0.01, "d": 0.01})[0]
 
 
+def test_several_sources_have_a_figure_each():
+    result = build("erm", SEVERAL).test()
+    each = result["source_accuracies"]
+    assert list(each) == ["moons", "moons@20deg"]
+    assert np.mean(list(each.values())) == pytest.approx(result["source_accuracy"])
+    assert each["moons"] != each["moons@20deg"]
+    figures = {"source_accuracy": 0.8, "target_accuracy": 0.5, "source_accuracies": {"a": 0.7, "b": 0.9}}
+    assert compare(figures).endswith("in the source 80.0% (a 70.0%, b 90.0%)")
+    assert "source_accuracies" not in build("dann").test()
+
+
 def test_sentences_over_seeds():
     one = {"source_accuracy": 0.9, "target_accuracy": 0.5, "source_only_accuracy": 0.7, "target_oracle_accuracy": 0.8}
     notes = ["collapse: 90% of it", "the target's labels chose these weights"]
