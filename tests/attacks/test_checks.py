@@ -115,6 +115,9 @@ class Returns:
     def chance(self) -> float:
         return 0.0
 
+    def parts(self, attack: Any) -> dict[str, Any]:
+        return {}
+
     def attacked(self, name: str, epsilon: float, attack: Any) -> Cell:
         return Cell(name, epsilon, [self.scores.pop(0) if name == "mad" else 100.0] * 10)
 
