@@ -73,6 +73,16 @@ class AdaBN(AdaptationLearner):
                 "--backbone resnet --resnet-norm batch"
             )
 
+    def freeze_backbone(self, timesteps: int) -> None:
+        """Refuse.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(
+            f"{self.method} changes the batch norm of a backbone, frozen or not; leave --freeze-backbone out"
+        )
+
     @property
     def answering(self) -> Any:
         """The classifier with the statistics of the target; one that was loaded has them already."""

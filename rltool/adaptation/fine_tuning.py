@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +18,7 @@ from rltool.adaptation.learner import AdaptationLearner, Batch, Figures
 from rltool.adaptation.losses import distance_to
 from rltool.adaptation.selection import Validation
 from rltool.errors import UserError
+from rltool.networks.backbone import evaluating
 
 
 class FineTune(AdaptationLearner):
@@ -68,7 +70,9 @@ class FineTune(AdaptationLearner):
         self.optimizer.learning_rate = config.target_learning_rate
         x, y = self.labeled_target[0]
         rows = torch.randint(len(y), (len(batch.y),), device=self.device)
-        logits = self.model(self.augment(x[rows]))
+        # What is not tuned is not moved by statistics of batches, either.
+        with evaluating(self.model.backbone) if config.tune == "head" else nullcontext():
+            logits = self.model(self.augment(x[rows]))
         loss = F.cross_entropy(logits, y[rows], label_smoothing=config.label_smoothing)
         figures = self.figures(loss, logits, y[rows])
         if config.tune == "l2-sp":

@@ -469,6 +469,25 @@ def test_patience_ends_a_training_and_mixup_is_refused():
         build("dann", weight=0.0).prepare()
 
 
+def test_a_head_is_tuned_without_moving_the_statistics_of_the_backbone():
+    learner = build("fine-tune", tune="head", batch_norm=True, source_share=0.5, ema=0.0)
+    kept = []
+
+    def keep(learner, _):
+        kept.append({name: tensor.clone() for name, tensor in learner.model.state_dict().items()})
+
+    learner.learn(20 * 64, keep)
+    before, after = kept[9], kept[-1]
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert all(name.startswith("head") for name in moved)
+
+
+def test_frozen_batch_norm_is_not_adapted():
+    with pytest.raises(UserError, match="leave --freeze-backbone out"):
+        build("adabn", batch_norm=True).freeze_backbone(100)
+
+
 def test_a_minibatch_of_one_is_no_end_for_coral():
     assert build("coral").learn(65).timesteps == 65
 
