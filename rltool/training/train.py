@@ -56,6 +56,8 @@ def train(method: str, data: str, *, callback: Callback | None = None, progress:
     )
     start_from_others(learner, run_config)
     learner.prepare()
+    if run_config.freeze_backbone:  # Who refuses does so before anything is written.
+        learner.freeze_backbone(run_config.freeze_backbone)
     budget = getattr(learner, "budget", None)  # Of a learner that counts in passes through its data.
     if budget is not None:
         run_config = run_config.model_copy(update={"total_timesteps": budget})

@@ -483,9 +483,13 @@ def test_a_head_is_tuned_without_moving_the_statistics_of_the_backbone():
     assert all(name.startswith("head") for name in moved)
 
 
-def test_frozen_batch_norm_is_not_adapted():
+def test_frozen_batch_norm_is_not_adapted(tmp_path):
+    options = {"batch_norm": True, "hidden_sizes": (8,), "total_timesteps": 64, "controls": False}
+    source = rltool.train("source-only", MOONS, run_dir=str(tmp_path), name="source", **options)
+    options |= {"init_backbone": str(source.path), "freeze_backbone": 32}
     with pytest.raises(UserError, match="leave --freeze-backbone out"):
-        build("adabn", batch_norm=True).freeze_backbone(100)
+        rltool.train("adabn", MOONS, run_dir=str(tmp_path / "none"), **options)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_minibatch_of_one_is_no_end_for_coral():
