@@ -186,11 +186,7 @@ class ADDA(DANN):
         return strength * F.softplus(-logits[len(source) :]).mean(), logits
 
     def embed_source(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.knows_source:
-            return self.embed(x)
-        encoder, model = self.beside["source"], self.answering
-        with torch.no_grad(), evaluating(encoder):
-            return torch.cat([encoder((part - model.mean) / model.std) for part in x.split(LARGE_BATCH)])
+        return self.embed_by(self.beside["source"], x) if self.knows_source else self.embed(x)
 
     def source_logits(self, x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), evaluating(self.answering):

@@ -13,7 +13,6 @@ from rltool.adaptation.config import BatchNormConfig, TentConfig
 from rltool.adaptation.learner import AdaptationLearner
 from rltool.adaptation.losses import entropy
 from rltool.errors import UserError
-from rltool.networks.backbone import evaluating
 from rltool.supervised.learner import LARGE_BATCH
 from rltool.training.checkpoint import State
 from rltool.training.optimizers import Adam
@@ -96,11 +95,7 @@ class AdaBN(AdaptationLearner):
 
     def embed_source(self, x: torch.Tensor) -> torch.Tensor:
         """With the source's statistics, as long as they are there."""
-        if self.loaded:
-            return self.embed(x)
-        model = self.averaged
-        with torch.no_grad(), evaluating(model):
-            return torch.cat([model.backbone((part - model.mean) / model.std) for part in x.split(LARGE_BATCH)])
+        return self.embed(x) if self.loaded else self.embed_by(self.averaged.backbone, x)
 
     def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         super().load_weights(tensors)

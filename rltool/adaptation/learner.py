@@ -287,9 +287,13 @@ class AdaptationLearner(ClassifierLearner):
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
         """Features `(n, out_features)` of inputs, without gradients, in evaluation mode."""
-        model = self.answering
-        with torch.no_grad(), evaluating(model):
-            return torch.cat([model.backbone((part - model.mean) / model.std) for part in x.split(LARGE_BATCH)])
+        return self.embed_by(self.answering.backbone, x)
+
+    def embed_by(self, backbone: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """The same by another backbone."""
+        with torch.no_grad(), evaluating(backbone):
+            parts = [backbone((part - self.model.mean) / self.model.std) for part in x.split(LARGE_BATCH)]
+            return torch.cat(parts)
 
     def embed_source(self, x: torch.Tensor) -> torch.Tensor:
         """The same for inputs of the source, which some methods see with other eyes."""

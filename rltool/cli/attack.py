@@ -104,6 +104,7 @@ def attack(
             raise UserError("--target is a classifier's; lure an agent by --attack targeted --target-action")
         made = suit_policies(made, options)
         agent, folder, where, env_kwargs = open_agent(run, env, env_arg or [], vecnormalize)
+        made.check_reach(agent)  # Before it learns anything.
         parts = made.suite(agent)
         made = made if parts else made.prepare(agent, where, env_kwargs, seed)
         result = attack_agent(agent, where, made, episodes, seed, fraction=fraction, env_kwargs=env_kwargs)
