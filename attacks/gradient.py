@@ -13,7 +13,10 @@ from rltool.attacks.losses import LOSSES, Objective
 from rltool.attacks.norms import Ball, Norm, per_sample
 from rltool.errors import UserError, unknown
 
+WORTHWHILE = 256  # Numbers in broken samples: to part with fewer takes longer than to go on with them.
 Climbed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # Inputs (B, ...), whether they succeed, and their losses.
+
+Found = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,40 +71,41 @@ class GradientAttack(BoundedAttack):
         Returns:
             Inputs `(B, ...)`, whether each is known to succeed, and its loss, both `(B,)`.
         """
-        victim, x, now = problem.victim, problem.x, start
-        best = start.clone()
-        best_loss = x.new_full((len(x),), -torch.inf)
-        broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        rows: Any = slice(None)  # Those that are still attacked.
-        part, objective = problem, self.objective(problem)
-        velocity = torch.zeros_like(x) if decay else None
+        now, part, objective = start, problem, self.objective(problem)
         track = keep == "best" or skip_broken
-        asked = 0  # How often the victim was shown what is still attacked, since these were fewer.
-
-        def look(outputs: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
-            success = self.succeeded(part, outputs)
-            better = losses > best_loss[rows]
-            if skip_broken:  # Whatever is still attacked has not been broken before.
-                better |= success
-            else:
-                better = (success & ~broken[rows]) | ((success == broken[rows]) & better)
-            best[rows] = torch.where(per_sample(better, x), now, best[rows])
-            best_loss[rows] = torch.where(better, losses, best_loss[rows])
-            broken[rows] |= success
-            return success
-
-        for _ in range(steps):
-            outputs, losses, gradient = part.victim.gradient(now, objective)
-            asked += 1
+        velocity = torch.zeros_like(start) if decay else None
+        # Of what is still attacked: the best inputs so far, whether they succeed, their losses, and how often the
+        # victim was shown each until then.
+        best, best_loss = start, start.new_full((len(start),), -torch.inf)
+        broken = torch.zeros(len(start), dtype=torch.bool, device=start.device)
+        asked = torch.zeros_like(problem.queries)
+        found: Found | None = None  # The same of all samples, once some are left alone,
+        rows: torch.Tensor | None = None  # and those that are not.
+        for number in range(steps + track):
+            if number < steps:
+                outputs, losses, gradient = part.victim.gradient(now, objective)
+            else:  # Only to look at what the last step has come to.
+                with torch.no_grad():
+                    outputs = part.victim.logits(now)
+                    losses = objective(outputs)
+            asked = asked + (~broken if skip_broken else 1)
             if track:
-                success = look(outputs, losses)
-                if skip_broken and bool(success.any()):
-                    problem.queries[rows] += asked
-                    asked = 0
-                    left = torch.nonzero(~success)[:, 0]
-                    rows = left if isinstance(rows, slice) else rows[left]
-                    if not len(rows):
-                        return best, broken, best_loss
+                success = self.succeeded(part, outputs)
+                if skip_broken:
+                    better = ~broken & (success | (losses > best_loss))
+                else:
+                    better = (success & ~broken) | ((success == broken) & (losses > best_loss))
+                best = torch.where(per_sample(better, best), now, best)
+                best_loss = torch.where(better, losses, best_loss)
+                broken = broken | success
+                done = int(broken.sum()) if skip_broken else 0
+                if number == steps or done == len(broken):
+                    break
+                if done * now[0].numel() >= WORTHWHILE:
+                    found = _merged(found, rows, (best, broken, best_loss, asked))
+                    left = torch.nonzero(~broken)[:, 0]
+                    rows = left if rows is None else rows[left]
+                    best, broken, best_loss, asked = best[left], broken[left], best_loss[left], asked[left]
                     part, now, gradient = problem[rows], now[left], gradient[left]
                     objective = self.objective(part)
                     velocity = None if velocity is None else velocity[left]
@@ -110,16 +114,12 @@ class GradientAttack(BoundedAttack):
                 size = gradient.abs().mean(tuple(range(1, gradient.ndim)), keepdim=True)
                 gradient = velocity = decay * velocity + gradient / size.clamp_min(1e-30)
             now = now.add(ball.steepest(gradient), alpha=step_size)
-            now = victim.clip(part.x + ball.project(now - part.x))
-        problem.queries[rows] += asked + track
-        if not track:
-            return now, broken, best_loss
-        with torch.no_grad():
-            outputs = part.victim.logits(now)
-            look(outputs, objective(outputs))
+            now = part.victim.clip(part.x + ball.project(now - part.x))
         if keep == "last":
-            best[rows] = now
-        return best, broken, best_loss
+            best = torch.where(per_sample(broken, now), best, now)
+        found = _merged(found, rows, (best, broken, best_loss, asked))
+        problem.queries += found[3]
+        return found[0], found[1], found[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +274,15 @@ def best_of_starts(
         found[rows] = torch.where(per_sample(better, x), x_adv, found[rows])
         loss[rows] = torch.where(better, losses, loss[rows])
         success[rows] |= broken
+    return found
+
+
+def _merged(found: Found | None, rows: torch.Tensor | None, some: Found) -> Found:
+    """What was found of all samples, with that of some rows in its place; without rows, that of some is of all."""
+    if found is None or rows is None:
+        return some
+    for of_all, of_some in zip(found, some, strict=True):
+        of_all[rows] = of_some
     return found
 
 

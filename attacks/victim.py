@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from rltool.agents.policy import Policy
 from rltool.agents.sequences import Sequences
 from rltool.attacks.losses import Objective
+from rltool.attacks.pullback import Pullback, make_pullback
 from rltool.errors import UserError
 from rltool.networks.backbone import device_of
+from rltool.networks.mlp import MLP
 from rltool.networks.observations import as_tensors, channels_last
 from rltool.trees import Tree, first_leaf, map_tree
 
@@ -86,6 +89,7 @@ class Victim:
         self.state: Tree = None
         self.movable: torch.Tensor | None = None
         self.counts = [0, 0]
+        self._pullback: Pullback | None = None  # Of the weights as they are; known while it is undisturbed.
 
     def __getitem__(self, rows: torch.Tensor) -> Victim:
         """What is shown some rows of a batch alone: itself, unless it has a state for each row."""
@@ -188,6 +192,8 @@ class Victim:
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs `(B, K)` for inputs `(B, ...)`, differentiable."""
         self.n_forward += 1
+        if self._pullback is not None and not torch.is_grad_enabled() and _is_plain(x):
+            return torch.from_numpy(self._pullback(x.numpy())[0])
         outputs = self.module(x) if self.state is None else self.module(x, self.state)  # type: ignore[call-arg]
         return outputs.clamp_min(1e-30).log() if self.probabilities else outputs
 
@@ -199,9 +205,14 @@ class Victim:
         Raises:
             NoGradient: There is none.
         """
-        x = x.detach().requires_grad_()
+        x, pull = x.detach(), None
+        if self._pullback is not None and _is_plain(x):
+            outputs, pull = self._pullback(x.numpy())
+            x = torch.from_numpy(outputs)
+            self.n_forward += 1
+        x.requires_grad_()
         with torch.enable_grad():
-            logits = self.logits(x)
+            logits = self.logits(x) if pull is None else x
             losses = objective(logits)
             if not losses.requires_grad:
                 raise NoGradient
@@ -209,6 +220,8 @@ class Victim:
             (gradient,) = torch.autograd.grad(losses, x, torch.ones_like(losses), allow_unused=True)
         if gradient is None:
             raise NoGradient
+        if pull is not None:
+            gradient = torch.from_numpy(pull(gradient.numpy()))
         return logits.detach(), losses.detach(), gradient
 
     def jacobian(self, x: torch.Tensor, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -265,14 +278,17 @@ class Victim:
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Evaluation mode inside; every module comes out in the mode that it was in."""
+        """Evaluation mode inside, and weights that stay as they are; every module comes out in the mode it was in."""
         modules = self.module.modules() if isinstance(self.module, nn.Module) else ()
         training = [module for module in modules if module.training]
         try:
             for module in training:
                 module.training = False
+            chain = self.module.chain() if isinstance(self.module, _Outputs) else None
+            self._pullback = None if chain is None else make_pullback(chain)
             yield
         finally:
+            self._pullback = None
             for module in training:
                 module.training = True
 
@@ -313,8 +329,8 @@ class Victim:
     def _check_bounds(self, x: torch.Tensor) -> None:
         shape = x.shape[1:]
         try:
-            fit = torch.broadcast_shapes(self.low.shape, self.high.shape, shape) == shape
-        except RuntimeError:
+            fit = np.broadcast_shapes(self.low.shape, self.high.shape, shape) == shape
+        except ValueError:
             fit = False
         if not fit:
             raise UserError(
@@ -346,6 +362,16 @@ class _Outputs(nn.Module):
         distribution = self.policy.distribution(observations, _after(self.policy, state))  # type: ignore[operator]
         return distribution.logits if hasattr(distribution, "logits") else distribution.mode()
 
+    def chain(self) -> list[nn.Module] | None:
+        """The modules that vectors pass one after the other on the CPU; None, where the policy is no such chain."""
+        policy: Any = self.policy
+        if type(policy) is not Policy or type(policy.backbone) is not MLP or device_of(policy).type != "cpu":
+            return None
+        space, head = policy.observation_space, getattr(policy.action_head, "linear", None)
+        if head is None or len(space.shape or ()) != 1 or not np.issubdtype(space.dtype, np.floating):
+            return None
+        return [*filter(None, [policy.normalizer]), *policy.backbone.layers, head]
+
 
 class _Values(nn.Module):
     """What an agent's critic says, `(B, 1)`."""
@@ -356,6 +382,10 @@ class _Values(nn.Module):
 
     def forward(self, observations: torch.Tensor, state: Tree = None) -> torch.Tensor:
         return self.policy.values(observations, _after(self.policy, state))[:, None]  # type: ignore[operator]
+
+
+def _is_plain(x: torch.Tensor) -> bool:
+    return x.dtype is torch.float32 and x.device.type == "cpu"
 
 
 def _after(policy: Any, state: Tree) -> Sequences | None:

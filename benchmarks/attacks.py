@@ -50,26 +50,25 @@ def digits_cnn(seed: int) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     return net, x, y
 
 
-def balancing_policy() -> tuple[nn.Module, torch.Tensor]:
-    """The network of a PPO agent in CartPole, and 64 observations of it, where torchattacks keeps inputs: in [0, 1]."""
+def balancing_policy() -> tuple[nn.Module, torch.Tensor, Victim]:
+    """A PPO agent of CartPole that sees what torchattacks keeps inputs to, [0, 1].
+
+    Returns:
+        Its network, `(B, 4)` to `(B, 2)`, 64 observations, and the victim that rltool makes of its policy.
+    """
     agent = PPO("CartPole-v1", num_envs=16, num_steps=64, learning_rate=1e-3, seed=0).learn(60_000)
     seen = np.asarray(record(agent, "CartPole-v1", 4).observations, dtype=np.float32)
     x = torch.from_numpy(seen[np.linspace(0, len(seen) - 1, 64).astype(int)])
     low, width = x.amin(0), x.amax(0) - x.amin(0)
-    net = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
-    theirs = [module for module in agent.policy.modules() if isinstance(module, nn.Linear)]
-    hidden = [module for module in agent.policy.backbone.modules() if isinstance(module, nn.Linear)]
-    head = next(module for module in theirs if module.out_features == 2)
+    layers = [*agent.policy.backbone.layers, agent.policy.action_head.linear]  # type: ignore[misc]
     with torch.no_grad():
-        for mine, other in zip((net[0], net[2], net[4]), (*hidden, head), strict=True):
-            mine.load_state_dict(other.state_dict())
-        net[0].bias += net[0].weight @ low
-        net[0].weight *= width
-    net.requires_grad_(True).eval()
+        layers[0].bias += layers[0].weight @ low
+        layers[0].weight *= width
+    net = nn.Sequential(*layers).eval()
     inputs = ((x - low) / width).clamp(0, 1)
-    victim = Victim.from_agent(agent)
-    assert torch.allclose(net(inputs).softmax(1), victim.logits(x).softmax(1), atol=1e-4)
-    return net, inputs
+    victim = Victim(Victim.from_agent(agent).module, (0, 1))
+    assert torch.allclose(net(inputs), victim.logits(inputs), atol=1e-5)
+    return net, inputs, victim
 
 
 def art_classifier(net: nn.Module, x: torch.Tensor, classes: int, bounds: tuple[float, float]) -> Any:
@@ -80,14 +79,15 @@ def art_classifier(net: nn.Module, x: torch.Tensor, classes: int, bounds: tuple[
     return PyTorchClassifier(net, nn.CrossEntropyLoss(), shape, classes, clip_values=bounds, device_type="cpu")
 
 
-def pgd(net: nn.Module, x: torch.Tensor, classes: int, epsilon: float, steps: int) -> dict[str, Attacked]:
+def pgd(
+    net: nn.Module, x: torch.Tensor, classes: int, epsilon: float, steps: int, victim: Victim
+) -> dict[str, Attacked]:
     """PGD in the maximum norm with a random start, as each library has it."""
     import foolbox
     import torchattacks
     from art.attacks.evasion import ProjectedGradientDescent
 
     size, bounds = 2.5 * epsilon / steps, (0.0, 1.0)
-    victim = Victim(net, bounds)
     textbook = PGD(epsilon=epsilon, steps=steps, keep="last", skip_broken=False)
     ours, theirs = PGD(epsilon=epsilon, steps=steps), torchattacks.PGD(net, epsilon, size, steps)
     model, attack = foolbox.PyTorchModel(net, bounds=bounds), foolbox.attacks.LinfPGD(abs_stepsize=size, steps=steps)
@@ -125,14 +125,15 @@ def timed(
 def speed(args: argparse.Namespace) -> Iterator[Row]:
     """The same attack, the same network, the same inputs."""
     net, x, y = digits_cnn(0)
-    policy, observations = balancing_policy()
+    policy, observations, agent = balancing_policy()
     chosen = policy(observations).argmax(1)
-    cases = {
-        f"PGD-{STEPS}, 1,000 digits, cnn": (net, x, y, 10, EPSILON, STEPS, 1),
-        "PGD-10, 64 observations, 64-64 policy": (policy, observations, chosen, 2, 0.05, 10, 50),
-    }
-    for title, (victim, inputs, labels, classes, epsilon, steps, repeats) in cases.items():
-        measured = timed(pgd(victim, inputs, classes, epsilon, steps), victim, inputs, labels, args.rounds, repeats)
+    cases = [(f"PGD-{STEPS}, 1,000 digits, cnn", net, Victim(net, (0, 1)), x, y, 10, EPSILON, STEPS, 1)] + [
+        (f"PGD-10, 64 observations, 64-64 policy, epsilon {e}", policy, agent, observations, chosen, 2, e, 10, 50)
+        for e in (0.05, 0.1, 0.2)
+    ]
+    for title, module, victim, inputs, labels, classes, epsilon, steps, repeats in cases:
+        attacks = pgd(module, inputs, classes, epsilon, steps, victim)
+        measured = timed(attacks, module, inputs, labels, args.rounds, repeats)
         cells = {
             f"{name} [ms]": spread([{"figure": 1e3 * m["figure"]} for m in ms], 1) for name, ms in measured.items()
         }

@@ -57,14 +57,19 @@ class RunningNorm(nn.Module):
 
     def as_numpy(self) -> NumpyFunction:
         """The same function of NumPy arrays, with the statistics as they are now."""
-        mean = self.mean.cpu().numpy().astype(np.float32)
-        scale = (self.var + self.epsilon).rsqrt().cpu().numpy().astype(np.float32)
+        mean, scale = self.shift_and_scale()
 
         def infer(x: np.ndarray) -> np.ndarray:
             x = (x - mean) * scale
             return np.clip(x, -self.clip, self.clip, out=x)
 
         return infer
+
+
+    def shift_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
+        """What is taken from inputs, and what they are then multiplied by, `(*shape,)`, as they are now."""
+        scale = (self.var + self.epsilon).rsqrt()
+        return self.mean.cpu().numpy().astype(np.float32), scale.cpu().numpy().astype(np.float32)
 
 
 class ObservationNorm(nn.Module):
