@@ -153,7 +153,9 @@ def concatenate(*trees: Tree) -> Tree:
 
 
 def forget(state: Tree, where: np.ndarray) -> Tree:
-    """A policy's state `(N, ...)`, zero (as at the beginning of an episode) where it is to be forgotten."""
+    """A policy's state `(N, ...)`, zero (as at the beginning of an episode) where it is to be forgotten; None stays."""
+    if state is None:
+        return None
     return map_tree(lambda leaf: np.where(where.reshape(-1, *[1] * (leaf.ndim - 1)), 0, leaf), state)
 
 

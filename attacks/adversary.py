@@ -22,6 +22,7 @@ from rltool.agents.evaluation import for_evaluation, with_masks
 from rltool.agents.loading import load_agent
 from rltool.agents.on_policy import OnPolicyAgent
 from rltool.agents.presets import PRESETS
+from rltool.agents.rollout import forget
 from rltool.attacks.attack import BoundedAttack, Problem, check_positive
 from rltool.attacks.norms import Norm
 from rltool.attacks.policies import frame_axis, newest_frame, with_shown_frames
@@ -31,6 +32,7 @@ from rltool.envs import get_env_state, make_vector_env, set_env_state
 from rltool.errors import UserError
 from rltool.networks.observations import interchangeable
 from rltool.training.methods import METHODS
+from rltool.trees import Tree, named_leaves, with_leaves
 
 # The id by which runs name it: `rltool train ppo ID --env-arg victim=RUN --env-arg epsilon=0.1`.
 ENV_ID = "rltool.attacks.adversary:rltool/Adversary-v0"
@@ -55,6 +57,7 @@ class AdversaryVectorEnv(VectorWrapper):
     Attributes:
         observations: What `step` or `reset` last returned.
         seen: What the victim was shown last.
+        state: Of a victim with memory, its state before that.
         resetting: Where the next step only resets, `(num_envs,)`.
 
     Raises:
@@ -67,8 +70,6 @@ class AdversaryVectorEnv(VectorWrapper):
         self, env: VectorEnv, agent: Any, attack: LearnedAdversary, deterministic: bool = True, frame_stack: int = 1
     ) -> None:
         super().__init__(env)
-        if agent.policy.has_memory:
-            raise UserError("no adversary can be trained against a policy with memory yet; take --attack mad")
         self.victim = Victim.from_agent(agent)
         self.agent = agent
         self.attack = attack
@@ -76,6 +77,7 @@ class AdversaryVectorEnv(VectorWrapper):
         self.single_action_space = gym.spaces.Box(-1, 1, env.single_observation_space.shape, np.float32)
         self.action_space = batch_space(self.single_action_space, env.num_envs)
         self.observations = self.seen = np.empty(0)
+        self.state = acting_state(agent.policy, env.num_envs)
         self.frame_stack = frame_stack
         self.resetting = np.zeros(env.num_envs, dtype=bool)
         self.mode = AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
@@ -91,13 +93,15 @@ class AdversaryVectorEnv(VectorWrapper):
         """All that it goes on from, as `rltool.envs.get_env_state` gives it; None where that cannot be had."""
         state = get_env_state(self.env)
         own = {name: getattr(self, name).copy() for name in ("observations", "seen", "resetting")}
-        return None if state is None else {**state, **own}
+        return None if state is None else {**state, **own, **named_leaves(self.state, "memory")}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         inner = dict(state)
         for name in ("observations", "seen", "resetting"):
             setattr(self, name, np.array(inner.pop(name)))
+        memory = {name: np.array(inner.pop(name)) for name in named_leaves(self.state, "memory")}
+        self.state = with_leaves(self.state, memory, "memory")
         if not set_env_state(self.env, inner):
             raise ValueError("its episodes, played again, took another course")
 
@@ -109,6 +113,7 @@ class AdversaryVectorEnv(VectorWrapper):
             self.observations, self.seen = observations.copy(), observations.copy()
         self.observations[begun] = observations[begun]
         self.resetting = np.where(begun, False, self.resetting)
+        self.state = forget(self.state, begun)
         return self.observations, infos
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, Any, Any, Any, dict[str, Any]]:
@@ -116,12 +121,13 @@ class AdversaryVectorEnv(VectorWrapper):
         x, outside = self.victim.split(self.observations)
         moved = self.victim.admissible(x, self.attack.moved(self.victim, x, actions)) + outside
         self.seen = moved.numpy().astype(self.observations.dtype)
-        chosen, _ = self.agent.predict(self.seen, deterministic=self.deterministic)
+        chosen, self.state = self.agent.predict(self.seen, self.state, deterministic=self.deterministic)
         self.observations, rewards, terminated, truncated, infos = self.env.step(chosen)
+        done = (terminated | truncated) & ~self.resetting
+        begun = done | self.resetting
+        self.resetting = done if self.mode is AutoresetMode.NEXT_STEP else self.resetting
+        self.state = forget(self.state, begun)
         if self.frame_stack > 1:
-            done = (terminated | truncated) & ~self.resetting
-            begun = done | self.resetting
-            self.resetting = done if self.mode is AutoresetMode.NEXT_STEP else self.resetting
             axis = frame_axis(self.single_observation_space)
             self.observations = with_shown_frames(self.observations, self.seen, ~begun, axis, self.frame_stack)
         return self.observations, -rewards, terminated, truncated, infos
@@ -177,6 +183,8 @@ class LearnedAdversary(BoundedAttack):
                 f"{self.adversary} is no adversary of this agent: it sees {sees} and does {does}; "
                 "leave it out to train one"
             )
+        if adversary.policy.has_memory:
+            raise UserError(f"{self.adversary} has a memory, for which there is no place in an attack; train an mlp")
         return replace(self, adversary=adversary)
 
     def run(self, problem: Problem) -> torch.Tensor:
@@ -192,6 +200,12 @@ class LearnedAdversary(BoundedAttack):
         """Inputs `(B, ...)` with an adversary's actions `(B, ...)`, parts of epsilon, added to them."""
         radii = self.ball_at(victim, x).radii(x)
         return x + radii * torch.from_numpy(actions).to(x).reshape(x.shape).clamp(-1, 1)
+
+
+def acting_state(policy: Any, batch: int) -> Tree:
+    """State of a policy with memory before `batch` episodes, as `Agent.predict` takes it; None without memory."""
+    state = policy.initial_state(batch)
+    return None if state is None else {"policy": state["policy"]}
 
 
 def make_adversary(envs: AdversaryVectorEnv, algorithm: str = "ppo", seed: int = 0, **options: Any) -> OnPolicyAgent:

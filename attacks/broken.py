@@ -11,6 +11,7 @@ from torch import nn
 
 from rltool.attacks.victim import Victim
 from rltool.errors import unknown
+from rltool.trees import Tree
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ def spoiled(victim: Victim, name: str) -> Victim:
     """
     if name not in DEFECTS:
         raise unknown("defect", name, DEFECTS)
-    return victim.around(DEFECTS[name].spoil(victim.module))  # type: ignore[arg-type]
+    made = victim.around(DEFECTS[name].spoil(victim.module))  # type: ignore[arg-type]
+    made.state = victim.state
+    return made
 
 
 class _Spoiled(nn.Module):
@@ -50,8 +53,8 @@ class _Spoiled(nn.Module):
         super().__init__()
         self.module, self.before, self.behind = module, before or nn.Identity(), behind or nn.Identity()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.behind(self.module(self.before(x)))
+    def forward(self, x: torch.Tensor, *state: Tree) -> torch.Tensor:
+        return self.behind(self.module(self.before(x), *state))
 
 
 class _Reversed(torch.autograd.Function):

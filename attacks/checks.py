@@ -142,8 +142,9 @@ def randomized(victim: Victim, x: torch.Tensor) -> Flag:
 @torch.no_grad()
 def neighbors(victim: Victim, x: torch.Tensor) -> Flag:
     """What is said of a sample must not depend on the others in its batch."""
-    some = x[:16]
-    together, alone = victim.logits(some), torch.cat([victim.logits(each) for each in some.split(1)])
+    rows = torch.arange(min(16, len(x)), device=x.device)
+    together = victim[rows].logits(x[rows])
+    alone = torch.cat([victim[row].logits(x[row]) for row in rows.split(1)])
     change = float((together - alone).abs().max() / together.abs().max().clamp_min(1e-12))
     return Flag(
         "neighbors",
@@ -156,7 +157,7 @@ def neighbors(victim: Victim, x: torch.Tensor) -> Flag:
 @torch.no_grad()
 def probabilities(victim: Victim, x: torch.Tensor) -> Flag:
     """Where probabilities are near 0 and 1 their gradients vanish."""
-    outputs = victim.module(x)
+    outputs = victim.raw(x)
     sums = outputs.sum(1) if outputs.ndim == 2 else torch.zeros(1)
     they_are = bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
     return Flag(

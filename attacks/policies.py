@@ -86,8 +86,6 @@ class PerturbedVectorEnv(VectorWrapper):
                 each.movable = newest_frame(env.single_observation_space, frame_stack)
         self.policy = agent.policy
         self.state = self.policy.initial_state(env.num_envs)
-        # The state does not depend on what is done: any actions will do.
-        self.advance = self.policy.actor(None) if self.policy.has_memory else None
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Reset, and attack the first observations."""
@@ -100,8 +98,8 @@ class PerturbedVectorEnv(VectorWrapper):
 
     def step(self, actions: Any) -> tuple[np.ndarray, Any, Any, Any, dict[str, Any]]:
         """Step, and attack what came out."""
-        if self.advance is not None:
-            self.state = self.advance(self.seen, self.state)[1]
+        if self.state is not None:  # It does not depend on what is done: any actions will do.
+            self.state = self.policy.actor(None)(self.seen, self.state)[1]
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         done = (terminated | truncated) & ~self.resetting
         self.left -= done
@@ -114,8 +112,7 @@ class PerturbedVectorEnv(VectorWrapper):
     def _show(self, observations: np.ndarray, where: np.ndarray, begun: np.ndarray) -> np.ndarray:
         """What the policy is shown: attacked observations, some of them new, some of these the first of an episode."""
         self.observations = observations
-        if self.state is not None:
-            self.state = forget(self.state, begun)
+        self.state = forget(self.state, begun)
         clean = observations
         if self.frame_stack > 1:
             clean = with_shown_frames(observations, self.seen, where & ~begun, self.axis, self.frame_stack)

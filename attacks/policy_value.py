@@ -31,6 +31,7 @@ from rltool.networks import build_backbone
 from rltool.networks.config import BackboneConfig
 from rltool.networks.normalization import build_normalizer, normalized_space
 from rltool.networks.observations import is_image
+from rltool.trees import Tree, map_tree
 
 NUM_ENVS = 16  # In which the victim is watched.
 BATCH = 256
@@ -214,6 +215,7 @@ class Transitions:
         next_observations: `(n, ...)`; where an episode ended, its last one.
         next_actions: What the victim does there, without exploration.
         terminated: Whether the episode ended for good, `(n,)`; where it was merely cut off, its future still counts.
+        state: Of an agent with memory, its state before each observation, a tree of `(n, ...)` arrays.
     """
 
     observations: torch.Tensor
@@ -222,6 +224,7 @@ class Transitions:
     next_observations: torch.Tensor
     next_actions: torch.Tensor
     terminated: torch.Tensor
+    state: Tree = None
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -252,6 +255,7 @@ def watch_transitions(
     actor, squash = policy.actor(None), getattr(agent.config, "squash", False)
     to_environment, to_policy = environment_actions(space), policy_actions(space, squash)
     own: list[np.ndarray] = []
+    memory: list[Tree] = []
 
     def explore(actions: np.ndarray) -> np.ndarray:
         if isinstance(space, gym.spaces.Discrete):
@@ -263,6 +267,7 @@ def watch_transitions(
     def act(observations: np.ndarray, *state: Any) -> Any:
         actions, after = actor(observations, *state) if policy.has_memory else (actor(observations), None)
         own.append(actions)
+        memory.extend(state)
         done = explore(actions)
         return (done, after) if policy.has_memory else done
 
@@ -290,7 +295,10 @@ def watch_transitions(
         within(next_actions[valid]),
         rollout.terminated[valid],
     )
-    return Transitions(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
+    watched = Transitions(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
+    if memory:
+        watched.state = map_tree(lambda *leaves: np.stack(leaves)[valid], *memory)
+    return watched
 
 
 LEARNED: WeakKeyDictionary[nn.Module, dict[Any, QFunction]] = WeakKeyDictionary()

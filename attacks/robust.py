@@ -33,7 +33,7 @@ from rltool.envs import make_vector_env
 from rltool.errors import UserError
 from rltool.networks import Distribution
 from rltool.training.checkpoint import State
-from rltool.trees import Tree
+from rltool.trees import Tree, named_leaves, with_leaves
 
 
 class Hardening(Extension, ABC):
@@ -45,8 +45,6 @@ class Hardening(Extension, ABC):
 
     def __init__(self, agent: OnPolicyAgent) -> None:
         super().__init__(agent)
-        if agent.policy.has_memory:
-            raise UserError("a policy with memory cannot be hardened yet; leave out --robust or --backbone")
         self.victim = Victim.from_agent(agent)
         x = torch.zeros(1, *agent.observation_space.shape or ())
         attack = MAD(epsilon=self.config.epsilon, unit=self.config.epsilon_unit)
@@ -92,7 +90,18 @@ class SmoothPolicy(Hardening):
 
     The maximum is looked for by MAD, a few steps of gradient ascent from a random start. It adds a term to the loss and
     nothing else, so that A2C and REINFORCE have it, too.
+
+    Raises:
+        UserError: The policy has a memory, and what it does depends on more than one observation.
     """
+
+    def __init__(self, agent: OnPolicyAgent) -> None:
+        if agent.policy.has_memory:
+            raise UserError(
+                "sa smooths what single observations lead to, and this policy has a memory of others; "
+                "take --robust persistent, pgd or atla"
+            )
+        super().__init__(agent)
 
     def loss_term(self, observations: Tree, distribution: Distribution) -> torch.Tensor | float:
         if self.epsilon == 0:
@@ -125,6 +134,20 @@ class AttackedTraining(Hardening):
             self.perturbed.victim, self.perturbed.attack = self.victim, self.attack()
             yield
 
+    def state(self) -> dict[str, torch.Tensor]:
+        envs = self.perturbed
+        arrays = {"resetting": envs.resetting}
+        if envs.state is not None:
+            arrays |= {"seen": envs.seen, **named_leaves(envs.state, "memory")}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        self.agent.collector  # noqa: B018  It makes the environments.
+        envs, kept = self.perturbed, {name: tensor.numpy().copy() for name, tensor in state.items()}
+        envs.resetting = kept["resetting"]
+        if envs.state is not None:
+            envs.seen, envs.state = kept["seen"], with_leaves(envs.state, kept, "memory")
+
 
 class PersistentAdversaries(AttackedTraining):
     """It learns in environments that are attacked by adversaries drawn at random, each for a while."""
@@ -156,16 +179,15 @@ class PersistentAdversaries(AttackedTraining):
 
     def state(self) -> dict[str, torch.Tensor]:
         envs = self.perturbed
-        arrays = {name: getattr(envs, name) for name in ("adversaries", "harm", "resetting")}
+        arrays = {"adversaries": envs.adversaries, "harm": envs.harm}
         arrays |= {"pool.adversaries": envs.pool.adversaries, "pool.harm": envs.pool.harm}
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return super().state() | {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        self.agent.collector  # noqa: B018  It makes the environments.
-        envs = self.perturbed
-        for name, tensor in state.items():
-            holder = envs.pool if name.startswith("pool.") else envs
-            setattr(holder, name.removeprefix("pool."), tensor.numpy().copy())
+        super().load_state(state)
+        envs, kept = self.perturbed, {name: tensor.numpy().copy() for name, tensor in state.items()}
+        envs.adversaries, envs.harm = kept["adversaries"], kept["harm"]
+        envs.pool.adversaries, envs.pool.harm = kept["pool.adversaries"], kept["pool.harm"]
         envs.begin()
 
 
@@ -218,12 +240,14 @@ class AlternatingAdversary(AttackedTraining):
     def state(self) -> dict[str, torch.Tensor]:
         state = self.adversary.checkpoint()
         values = json.dumps(state.values).encode()  # An extension's state is tensors alone.
-        return {**state.tensors, "values": torch.from_numpy(np.frombuffer(values, np.uint8).copy())}
+        own = {f"perturbed.{name}": tensor for name, tensor in super().state().items()}
+        return {**state.tensors, **own, "values": torch.from_numpy(np.frombuffer(values, np.uint8).copy())}
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        tensors = dict(state)
-        values = json.loads(tensors.pop("values").numpy().tobytes())
-        self.adversary.restore(State(tensors, values))
+        tensors = State(dict(state), {})
+        super().load_state(tensors.take("perturbed"))
+        values = json.loads(state["values"].numpy().tobytes())
+        self.adversary.restore(State({k: v for k, v in state.items() if k != "values"}, values))
 
 
 KINDS: dict[str, type[Hardening]] = {
@@ -241,9 +265,10 @@ def harden(agent: OnPolicyAgent) -> Hardening:
 
 def td_errors(agent: OnPolicyAgent, rollout: Rollout) -> np.ndarray:
     """How much better each step came out than the critic expected, r + gamma V(s') - V(s), `(T, N)`; 0 in resets."""
-    critic = agent.policy.critic()
-    values = critic(rollout.seen()).reshape(rollout.rewards.shape)
-    following = rollout.next_values(values, critic(rollout.bootstrap_observations)) * ~rollout.terminated
+    with torch.no_grad():
+        values = agent.policy.values(*agent.inputs(rollout)).cpu().numpy().reshape(rollout.rewards.shape)
+    beyond = agent.policy.critic()(rollout.bootstrap_observations, rollout.bootstrap_state)
+    following = rollout.next_values(values, beyond) * ~rollout.terminated
     return np.where(rollout.valid, rollout.rewards + agent.config.gamma * following - values, 0)
 
 

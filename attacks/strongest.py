@@ -28,8 +28,7 @@ class Strongest(BoundedAttack):
     actions, which know no targets. It is never weaker than any of its parts of the same seed.
 
     What changes most actions need not lower the return most. On an agent that plays, the lowest mean return counts
-    that is left by one of these: noise, PGD on the margin, MAD, Robust-Sarsa, and, of policies without memory, an
-    adversary that learns.
+    that is left by one of these: noise, PGD on the margin, MAD, Robust-Sarsa, and an adversary that learns.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = APGD.norms
@@ -58,8 +57,6 @@ class Strongest(BoundedAttack):
     def suite(self, agent: Any) -> Mapping[str, Attack]:
         options = {"norm": self.norm, "epsilon": self.epsilon, "unit": self.unit, "seed": self.seed}
         names = [name for name in POLICY_SUITE if self.norm in ATTACKS[name].load().norms]
-        if agent.policy.has_memory:  # An adversary that learns knows nothing of its state.
-            names = [name for name in names if name != "learned"]
         return {name: make_policy_attack(name, **options) for name in names}
 
     def _cascade(self, problem: Problem) -> Iterator[tuple[BoundedAttack, torch.Tensor | None]]:

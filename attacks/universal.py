@@ -61,8 +61,10 @@ class Universal(BoundedAttack):
         if self.delta is not None:
             return self
         victim = Victim.from_agent(agent)
-        seen = watch_transitions(agent, env_id, WATCHED, 0.0, env_kwargs, seed + WATCHED_SEED).observations
-        return self.fit(victim, victim.clip(seen))
+        seen = watch_transitions(agent, env_id, WATCHED, 0.0, env_kwargs, seed + WATCHED_SEED)
+        if seen.state is not None:
+            victim.remember(seen.state)
+        return self.fit(victim, victim.clip(seen.observations))
 
     def run(self, problem: Problem) -> torch.Tensor:
         if self.delta is None:
@@ -91,7 +93,7 @@ class Universal(BoundedAttack):
                 order = torch.randperm(len(x), generator=draw, device=x.device)
             rows, order = order[: self.batch_size], order[self.batch_size :]
             part = problem[rows]
-            outputs, _, gradient = victim.gradient(victim.clip(part.x + delta), _of_unbroken(part))
+            outputs, _, gradient = part.victim.gradient(victim.clip(part.x + delta), _of_unbroken(part))
             problem.queries[rows] += 1
             # How much a minibatch says of a perturbation depends on luck: on few examples, all of them decide.
             broken = float(part.succeeded(outputs).float().mean())

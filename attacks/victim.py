@@ -194,8 +194,12 @@ class Victim:
         self.n_forward += 1
         if self._pullback is not None and not torch.is_grad_enabled() and _is_plain(x):
             return torch.from_numpy(self._pullback(x.numpy())[0])
-        outputs = self.module(x) if self.state is None else self.module(x, self.state)  # type: ignore[call-arg]
+        outputs = self.raw(x)
         return outputs.clamp_min(1e-30).log() if self.probabilities else outputs
+
+    def raw(self, x: torch.Tensor) -> torch.Tensor:
+        """What its module gives for inputs `(B, ...)`, uncounted."""
+        return self.module(x) if self.state is None else self.module(x, self.state)  # type: ignore[call-arg]
 
     def gradient(self, x: torch.Tensor, objective: Objective) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Outputs `(B, K)`, losses `(B,)`, and the gradient `(B, ...)` of each sample's loss.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,8 @@ from rltool.cli.opening import (
 
 if TYPE_CHECKING:
     from rltool.attacks.checks import Flag
+
+WATCHED = 8_000  # Timesteps of an agent's play, spread over which its observations are taken.
 
 
 def check(
@@ -41,12 +43,15 @@ def check(
     json_: AsJson = False,
 ) -> None:
     """Look for red flags: reasons why attacks on this victim would make it look more robust than it is."""
+    import numpy as np
     import torch
 
     from rltool.attacks.broken import DEFECTS, spoiled
     from rltool.attacks.checks import examine, examine_returns, range_of
+    from rltool.attacks.policy_value import watch_transitions
     from rltool.attacks.robustness import AgentUnderTest
     from rltool.attacks.victim import Victim
+    from rltool.trees import map_tree
 
     if defect == "list":
         print("\n".join(f"{name:<14}{each.summary} ({each.flag})" for name, each in DEFECTS.items()))
@@ -60,7 +65,11 @@ def check(
     else:
         agent, _, where, env_kwargs = open_agent(run, env, env_arg or [], vecnormalize)
         victim, y = Victim.from_agent(agent), None
-        x = victim.clip(observations_of(agent, where, samples, seed, env_kwargs))
+        seen = watch_transitions(agent, where, WATCHED, env_kwargs=env_kwargs, seed=seed)
+        rows = np.linspace(0, len(seen) - 1, min(samples, len(seen))).round().astype(int)
+        x = victim.clip(seen.observations[rows])
+        if seen.state is not None:
+            victim.remember(map_tree(lambda leaf: leaf[rows], seen.state))
     flags = examine(victim if defect is None else spoiled(victim, defect), x, y, seed)
     if classifier is None and defect is None:
         flags += examine_returns(AgentUnderTest(agent, where, episodes, seed, env_kwargs), range_of(victim, x), seed)
@@ -71,18 +80,6 @@ def check(
         _show(flags)
     if raised and strict:
         raise typer.Exit(1)
-
-
-def observations_of(agent: Any, env_id: str, count: int, seed: int, env_kwargs: dict[str, Any]) -> Any:
-    """Observations `(count, ...)` that an agent sees in a few episodes, spread over these."""
-    import numpy as np
-    import torch
-
-    from rltool.agents.recording import record
-
-    seen = np.asarray(record(agent, env_id, 4, seed, env_kwargs=env_kwargs).observations)
-    rows = np.linspace(0, len(seen) - 1, min(count, len(seen))).round().astype(int)
-    return torch.from_numpy(seen[rows].astype(np.float32))
 
 
 def _show(flags: list[Flag]) -> None:

@@ -65,7 +65,6 @@ class RunningNorm(nn.Module):
 
         return infer
 
-
     def shift_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
         """What is taken from inputs, and what they are then multiplied by, `(*shape,)`, as they are now."""
         scale = (self.var + self.epsilon).rsqrt()

@@ -15,6 +15,7 @@ from gymnasium.vector import SyncVectorEnv
 import rltool
 from rltool.agents import PPO, Agent
 from rltool.agents.evaluation import evaluate
+from rltool.agents.rollout import forget
 from rltool.attacks import AdversaryVectorEnv, LearnedAdversary, PerturbedVectorEnv, RandomNoise, attack_agent
 from rltool.attacks.adversary import ENV_ID, make_adversary
 from rltool.cli.main import main
@@ -164,12 +165,49 @@ def test_attacking_trains_it_first_and_leaves_the_victim_alone(agent: Agent) -> 
         (lambda agent: LearnedAdversary(adversary="nowhere").prepare(agent, "CartPole-v1"), "no run nowhere"),
         (lambda agent: LearnedAdversary(adversary=agent).prepare(agent, "CartPole-v1"), "no adversary of this agent"),
         (lambda agent: LearnedAdversary()(envs_victim(agent), torch.zeros(1, 4)), "has to learn"),
-        (lambda agent: envs_victim(PPO("CartPole-v1", backbone="lstm")), "with memory"),
+        (lambda agent: LearnedAdversary(adversary=forgetful()).prepare(agent, "CartPole-v1"), "has a memory"),
     ],
 )
 def test_bad_input(make: object, sentence: str, agent: Agent) -> None:
     with pytest.raises(UserError, match=sentence):
         make(agent)  # type: ignore[operator]
+
+
+def forgetful() -> Agent:
+    """An adversary whose memory would have nowhere to go."""
+    envs = AdversaryVectorEnv(make_vector_env("CartPole-v1", 2), PPO("CartPole-v1"), LearnedAdversary())
+    return make_adversary(envs, backbone="gru", model_size=8, num_steps=16, batch_size=32)
+
+
+def test_the_memory_of_a_victim_moves_on_with_what_it_was_shown() -> None:
+    victim = PPO("CartPole-v1", backbone="lstm", model_size=8, num_envs=2, seed=0)
+    envs = AdversaryVectorEnv(make_vector_env("CartPole-v1", 3, seed=0), victim, LearnedAdversary(epsilon=0.3))
+    envs.reset(seed=0)
+    state, start, resetting = None, np.ones(3, bool), np.zeros(3, bool)
+    rng, ended = np.random.default_rng(0), 0
+    for _ in range(60):
+        saved = envs.get_state()
+        _, _, terminated, truncated, _ = envs.step(rng.uniform(-1, 1, (3, 4)).astype(np.float32))
+        _, state = victim.predict(envs.seen, state, start, deterministic=True)
+        done = (terminated | truncated) & ~resetting
+        start = done | resetting
+        resetting = done if envs.mode.value == "NextStep" else resetting
+        ended += int(done.sum())
+        expected = forget(state, start)
+        assert all(np.array_equal(envs.state["policy"][name], expected["policy"][name]) for name in ("h", "c"))
+    assert ended
+    after = envs.state["policy"]["h"].copy()
+    assert saved is not None
+    envs.set_state(saved)
+    assert not np.array_equal(envs.state["policy"]["h"], after)
+
+
+def test_a_victim_with_memory_is_learned_against() -> None:
+    victim = PPO("CartPole-v1", backbone="gru", model_size=8, num_envs=4, seed=0)
+    attack = LearnedAdversary(epsilon=0.1, total_timesteps=256).prepare(victim, "CartPole-v1")
+    envs = PerturbedVectorEnv(make_vector_env("CartPole-v1", 3, seed=0), victim, attack)
+    evaluate(victim, envs, 3)
+    assert envs.attacked == envs.steps
 
 
 def envs_victim(agent: Agent) -> object:

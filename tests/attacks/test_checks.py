@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from rltool.agents import PPO
 from rltool.attacks import IFGSM, PGD, Victim
 from rltool.attacks.broken import DEFECTS, spoiled
 from rltool.attacks.checks import (
@@ -20,6 +21,7 @@ from rltool.attacks.checks import (
     small_steps,
     training_mode,
 )
+from rltool.attacks.policy_value import watch_transitions
 from rltool.attacks.robustness import Cell
 from rltool.errors import UserError
 from tests.attacks.conftest import Digits
@@ -60,6 +62,17 @@ def test_a_sound_policy_of_continuous_actions() -> None:
         policy = nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 1))
         x = torch.randn(64, 3)
     assert _raised(examine(Victim(policy, tolerance=torch.tensor([0.1])), x)) == set()
+
+
+def test_policies_with_memory_are_looked_at_with_it() -> None:
+    agent = PPO("CartPole-v1", backbone="gru", model_size=8, num_envs=2, seed=0)
+    seen = watch_transitions(agent, "CartPole-v1", 640)
+    assert seen.state is not None
+    victim = Victim.from_agent(agent)
+    victim.remember(seen.state)
+    x = victim.clip(seen.observations)
+    assert "neighbors" not in _raised(examine(victim, x))
+    assert "randomized" in _raised(examine(spoiled(victim, "noise"), x))
 
 
 def test_modules_come_out_in_the_mode_they_came_in(digits: Digits) -> None:

@@ -24,15 +24,17 @@ from rltool.attacks import (
     Sarsa,
     Targeted,
     Timed,
+    Universal,
     Victim,
     attack_agent,
 )
 from rltool.attacks.policies import cvar, newest_frame, paired_difference, play_attacked
 from rltool.attacks.policy_actions import DisturbedActions
 from rltool.attacks.policy_timing import clean_scores
-from rltool.attacks.policy_value import Transitions, fit_q
+from rltool.attacks.policy_value import Transitions, fit_q, watch_transitions
 from rltool.envs import make_vector_env
 from rltool.errors import UserError
+from rltool.trees import tree_leaves
 
 
 def test_q_of_a_chain_is_exact() -> None:
@@ -88,6 +90,24 @@ def test_policies_with_memory_are_attacked(backbone: str) -> None:
         envs = PerturbedVectorEnv(make_vector_env("CartPole-v1", 3, seed=0), agent, attack)
         evaluate(agent, envs, 3)
         assert envs.attacked == envs.steps
+
+
+def test_one_perturbation_is_learned_for_a_policy_with_memory() -> None:
+    agent = PPO("CartPole-v1", backbone="gru", model_size=8, num_envs=2, seed=0)
+    seen = watch_transitions(agent, "CartPole-v1", 320)
+    assert seen.state is not None
+    assert all(len(leaf) == len(seen) for leaf in tree_leaves(seen.state))
+    # The first state of every episode is empty, and the policy does what it did while it was watched.
+    victim = Victim.from_agent(agent)
+    victim.remember(seen.state)
+    with torch.no_grad():
+        assert torch.equal(victim.logits(seen.observations).argmax(1), seen.actions)
+    attack = Universal(epsilon=0.3, steps=20).prepare(agent, "CartPole-v1")
+    assert attack.delta is not None
+    assert attack.delta.shape == (4,)
+    envs = PerturbedVectorEnv(make_vector_env("CartPole-v1", 3, seed=0), agent, attack)
+    evaluate(agent, envs, 3)
+    assert envs.attacked == envs.steps
 
 
 def test_a_policy_with_memory_is_no_victim_by_itself() -> None:

@@ -16,6 +16,7 @@ from rltool.attacks import PGD, AdversaryVectorEnv, PerturbedVectorEnv, RandomNo
 from rltool.attacks.persistent import FADING, PersistentVectorEnv, Push
 from rltool.attacks.robust import AlternatingAdversary, AttackedTraining, divergence, td_errors
 from rltool.errors import UserError
+from rltool.trees import tree_leaves
 
 SMALL = {"num_envs": 4, "num_steps": 64, "batch_size": 64, "num_epochs": 2}
 
@@ -113,9 +114,22 @@ def test_observations_of_training_are_attacked() -> None:
     assert envs.attack.epsilon == 0.1
 
 
-@pytest.mark.parametrize("kind", ["persistent", "sa", "pgd", "atla"])
-def test_resuming_is_exact(kind: str) -> None:
-    options = {"robust_ramp": 0.5, "robust_share": 8.0} if kind == "atla" else {"robust_ramp": 0.5}
+@pytest.mark.parametrize(
+    ("kind", "backbone"),
+    [
+        ("persistent", "mlp"),
+        ("persistent", "lstm"),
+        ("sa", "mlp"),
+        ("pgd", "mlp"),
+        ("pgd", "gru"),
+        ("atla", "mlp"),
+        ("atla", "gru"),
+    ],
+)
+def test_resuming_is_exact(kind: str, backbone: str) -> None:
+    options: dict[str, Any] = {"robust_ramp": 0.5, "backbone": backbone}
+    if kind == "atla":
+        options["robust_share"] = 8.0
     whole, first, second = (hardened(kind, seed=4, **options) for _ in range(3))
     whole.learn(1_024)
     kept = []
@@ -324,9 +338,18 @@ def test_weights_are_chosen_by_returns_with_and_without_an_attack(tmp_path: Any)
     assert run.summary["best_attacked_return"] + run.summary["mean_return"] == pytest.approx(max(sums))
 
 
-def test_memory_is_refused() -> None:
-    with pytest.raises(UserError, match="memory cannot be hardened"):
+def test_single_observations_say_nothing_of_a_memory() -> None:
+    with pytest.raises(UserError, match="take --robust persistent, pgd or atla"):
         hardened("sa", backbone="lstm")
+
+
+def test_policies_with_memory_learn_under_attack_with_the_memory_of_what_they_were_shown() -> None:
+    agent = hardened("pgd", backbone="gru", epsilon=0.3)
+    agent.learn(512)
+    envs = agent.extensions["robust"].perturbed
+    assert envs.flipped > 0
+    ours, collected = envs.state["policy"], agent.collector.state["policy"]
+    assert np.allclose(next(tree_leaves(ours)), next(tree_leaves(collected)), atol=1e-6)
 
 
 def test_an_adversary_needs_an_environment_by_its_id() -> None:
