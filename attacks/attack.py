@@ -326,8 +326,19 @@ class Composed(Attack):
         return getattr(self.attack, "unit", "raw")
 
 
-def generator(seed: int, device: torch.device) -> torch.Generator:
-    """A source of random numbers of its own."""
+def generator(seed: int, device: torch.device, *stream: int) -> torch.Generator:
+    """A source of random numbers of its own.
+
+    What is drawn from one row by row, once, does not depend on how many rows there are; what is drawn after that does.
+    So who draws more than once for all samples takes a stream of the seed for each.
+
+    Args:
+        seed: The seed.
+        device: Where the numbers are to be.
+        *stream: Which of the seed's streams; none is one, too.
+    """
+    for number in stream:
+        seed = (seed * 1_000_003 + number + 1) % 2**63
     return torch.Generator(device).manual_seed(seed)
 
 

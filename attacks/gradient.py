@@ -25,7 +25,8 @@ class GradientAttack(BoundedAttack):
 
     Attributes:
         loss: What is maximized: `ce`, `margin`, `dlr`, `away-towards`, the targeted loss of the notes, or `kl`, the
-            divergence from the clean outputs. Continuous actions have one loss alone: how far their means move.
+            divergence from the clean outputs. Continuous actions have one loss alone: how far their means move. These
+            two are flat at the clean input, where no attack can start: all do at random then.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
@@ -43,6 +44,17 @@ class GradientAttack(BoundedAttack):
     def succeeded(self, problem: Problem, outputs: torch.Tensor) -> torch.Tensor:
         """Whether outputs `(B, K)` are what is wanted, `(B,)`: such inputs are kept before all others."""
         return problem.succeeded(outputs)
+
+    def flat(self, problem: Problem) -> bool:
+        """Whether the loss is least at the clean inputs, and has no slope there: such a climb starts at random."""
+        return problem.victim.tolerance is not None or self.loss == "kl"
+
+    def start(self, problem: Problem, ball: Ball) -> torch.Tensor:
+        """The clean inputs; where the loss is flat there, others, anywhere in the ball."""
+        if not self.flat(problem):
+            return problem.x
+        draw = generator(self.seed, problem.x.device)
+        return problem.victim.clip(problem.x + ball.sample(problem.x, draw))
 
     def climb(
         self,
@@ -134,7 +146,7 @@ class FGSM(GradientAttack):
 
     def run(self, problem: Problem) -> torch.Tensor:
         ball = self.ball(problem)
-        return self.climb(problem, ball, problem.x, 1, ball.epsilon)[0]
+        return self.climb(problem, ball, self.start(problem, ball), 1, ball.epsilon)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +167,7 @@ class IFGSM(GradientAttack):
 
     def run(self, problem: Problem) -> torch.Tensor:
         ball = self.ball(problem)
-        return self.climb(problem, ball, problem.x, self.steps, _length(self, ball))[0]
+        return self.climb(problem, ball, self.start(problem, ball), self.steps, _length(self, ball))[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +186,8 @@ class MIFGSM(IFGSM):
 
     def run(self, problem: Problem) -> torch.Tensor:
         ball = self.ball(problem)
-        return self.climb(problem, ball, problem.x, self.steps, _length(self, ball), decay=self.decay)[0]
+        start = self.start(problem, ball)
+        return self.climb(problem, ball, start, self.steps, _length(self, ball), decay=self.decay)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +199,7 @@ class PGD(GradientAttack):
     Attributes:
         steps: How many from each start.
         step_size: Length of each, in the unit of epsilon; by default 2.5 * epsilon / steps.
-        random_start: Start anywhere in the ball, not from the clean input.
+        random_start: Start anywhere in the ball, not from the clean input; always so, where the loss is flat there.
         restarts: How many starts; later ones are for the samples that the earlier ones have not broken.
         keep: Return the best inputs, or the last.
         skip_broken: Leave a sample alone from where the attack on it has succeeded.
@@ -215,9 +228,8 @@ class PGD(GradientAttack):
             length = _length(self, ball)
             return self.climb(part, ball, start, self.steps, length, keep=self.keep, skip_broken=self.skip_broken)
 
-        return best_of_starts(
-            problem, ball, climb, self.seed, self.restarts, self.random_start, skip_broken=self.skip_broken
-        )
+        anywhere = self.random_start or self.flat(problem)
+        return best_of_starts(problem, ball, climb, self.seed, self.restarts, anywhere, skip_broken=self.skip_broken)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,12 +265,13 @@ def best_of_starts(
         random_start: Whether to start anywhere in the ball, or at the clean inputs.
         skip_broken: Leave alone what is wrong without an attack, or has been broken from an earlier start.
     """
-    x, draw = problem.x, generator(seed, problem.x.device)
+    x = problem.x
     found, loss = x.clone(), x.new_full((len(x),), -torch.inf)
     success = problem.succeeded(problem.outputs) & skip_broken
     rows: Any = slice(None)
     for number in range(restarts):
         # Drawn for all, so that what one sample gets does not depend on which others are left.
+        draw = generator(seed, x.device, *([number] if number else []))
         start = problem.victim.clip(x + ball.sample(x, draw)) if random_start else x
         if skip_broken and bool(success.any()):
             rows = torch.nonzero(~success)[:, 0]

@@ -46,17 +46,26 @@ class NES(BoundedAttack):
         victim, x, ball = problem.victim, problem.x, self.ball(problem)
         draw, rows, left = generator(self.seed, x.device), unbroken(problem), self.queries
         unit = self.sigma * ball.epsilon * (1.0 if ball.scale is None else ball.scale)
-        now, best, best_loss = x.clone(), x.clone(), problem.objective("margin")(problem.outputs)
+        best, best_loss = x.clone(), problem.objective("margin")(problem.outputs)
+        now = x.clone()
+        if victim.tolerance is not None:  # How far actions have moved is flat where they have not.
+            now = victim.clip(x + ball.sample(x, generator(self.seed, x.device, 0)))
         while len(rows) and left >= 3 and ball.epsilon > 0:
             count = min(self.directions, (left - 1) // 2)
             along = self._directions((count, *x.shape[1:]), draw, x)
             here = now[rows, None]
             both = victim.clip(torch.cat((here + unit * along, here - unit * along), 1))
-            losses, _ = ask(problem, rows.repeat_interleave(2 * count), both.flatten(0, 1))
+            losses, broken = ask(problem, rows.repeat_interleave(2 * count), both.flatten(0, 1))
+            losses = losses.clamp_max(1e6)  # Of continuous actions they are infinite where it has succeeded.
             plus, minus = losses.view(len(rows), 2, count).unbind(1)
             slope = ((plus - minus) @ along.flatten(1)).view_as(now[rows])
             step = self.step_size * ball.epsilon * ball.steepest(slope if ball.scale is None else slope / ball.scale)
-            now[rows] = victim.clip(x[rows] + ball.project(now[rows] + step - x[rows]))
+            stepped = victim.clip(x[rows] + ball.project(now[rows] + step - x[rows]))
+            # A probe within the ball that has succeeded is where it wanted to go.
+            inside = ball.distance((both - x[rows, None]).flatten(0, 1)) <= ball.epsilon
+            hits = (broken & inside).view(len(rows), 2 * count)
+            hit = both[torch.arange(len(rows), device=x.device), hits.byte().argmax(1)]
+            now[rows] = torch.where(per_sample(hits.any(1), x), hit, stepped)
             losses, success = ask(problem, rows, now[rows])
             better = success | (losses > best_loss[rows])
             best[rows] = torch.where(per_sample(better, x), now[rows], best[rows])

@@ -109,16 +109,16 @@ def _sample(like: torch.Tensor, norm: Norm, epsilon: float, generator: torch.Gen
     noise = torch.empty_like(like, memory_format=torch.contiguous_format)
     if norm == "linf":
         return noise.uniform_(-epsilon, epsilon, generator=generator)
-    flat = noise.flatten(1)
-    rows, features = flat.shape
-    radius = torch.rand((rows, 1), generator=generator, dtype=like.dtype, device=like.device) ** (1 / features)
+    # One draw, row by row: what a sample gets does not depend on how many others there are.
+    rows, features = noise.flatten(1).shape
+    drawn = noise.new_empty((rows, features + 1)).uniform_(generator=generator)
+    radius, uniform = drawn[:, :1] ** (1 / features), 2 * drawn[:, 1:] - 1
     if norm == "l2":
-        flat.normal_(generator=generator)
+        flat = torch.erfinv(uniform.clamp(-1 + 1e-6, 1 - 1e-6))  # Normal, but for its length.
         flat = flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-12)
     else:
-        size = flat.exponential_(generator=generator)
-        sign = torch.randint(2, flat.shape, generator=generator, device=like.device) * 2 - 1
-        flat = sign * size / size.sum(1, keepdim=True)
+        size = -uniform.abs().clamp_min(1e-12).log()  # Exponential.
+        flat = uniform.sign() * size / size.sum(1, keepdim=True).clamp_min(1e-12)
     return (epsilon * radius * flat).view_as(like)
 
 

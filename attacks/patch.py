@@ -105,7 +105,8 @@ def _check_size(size: int, x: torch.Tensor) -> None:
 def paste(x: torch.Tensor, patch: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
     """Images `(B, channels, height, width)` with a sticker `(channels, size, size)`, each at a random place."""
     size = patch.shape[1]
-    top, left = (torch.randint(side - size + 1, (len(x), 1), generator=draw, device=x.device) for side in x.shape[2:])
+    room = torch.tensor([side - size + 1 for side in x.shape[2:]], device=x.device)
+    top, left = (torch.rand((len(x), 2), generator=draw, device=x.device) * room).long().T[..., None]
     down = torch.arange(x.shape[2], device=x.device) - top  # Rows of the sticker, (B, height).
     along = torch.arange(x.shape[3], device=x.device) - left
     covered = ((down >= 0) & (down < size))[:, :, None] & ((along >= 0) & (along < size))[:, None, :]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -12,6 +14,7 @@ from rltool.attacks.attack import BoundedAttack, Problem, check_positive, genera
 from rltool.attacks.norms import Ball, Norm, per_sample
 from rltool.errors import UserError
 
+Streams = Callable[..., torch.Generator]  # The random numbers of one query: several streams, by their number.
 # After this many of 10,000 queries, squares have half the area.
 HALVINGS = (10, 50, 200, 500, 1_000, 2_000, 4_000, 6_000, 8_000)
 
@@ -42,7 +45,7 @@ class Square(BoundedAttack):
     @torch.no_grad()
     def run(self, problem: Problem) -> torch.Tensor:
         victim, x = problem.victim, problem.victim.to_channels_first(problem.x)
-        ball, draw = self.ball(problem), generator(self.seed, x.device)
+        ball = self.ball(problem)
         if ball.scale is not None:
             ball = replace(ball, scale=victim.to_channels_first(ball.scale[None])[0])
         propose = _corners if self.norm == "linf" else _bumps
@@ -53,6 +56,7 @@ class Square(BoundedAttack):
                 break
             # 0 stands for the first perturbation, which covers everything.
             share = self.share / 2 ** sum(query * 10_000 > h * self.queries for h in HALVINGS) if query else 0.0
+            draw = partial(generator, self.seed, x.device, query)
             tried = victim.clip(victim.from_channels_first(propose(x, best, rows, ball, share, draw)))
             losses, success = ask(problem, rows, tried)
             better = losses > best_loss[rows]
@@ -63,47 +67,47 @@ class Square(BoundedAttack):
 
 
 def _corners(
-    x: torch.Tensor, best: torch.Tensor, rows: torch.Tensor, ball: Ball, share: float, draw: torch.Generator
+    x: torch.Tensor, best: torch.Tensor, rows: torch.Tensor, ball: Ball, share: float, draw: Streams
 ) -> torch.Tensor:
     """What is tried next for some rows, in linf."""
     # Drawn for all, so that what one sample gets does not depend on which others are left.
     if not share:
         moved = torch.ones_like(x, dtype=torch.bool)
-        signs = _signs((len(x), *x.shape[1:-2], *(1,) * (x.ndim > 2), x.shape[-1]), draw, x)  # Stripes.
+        signs = _signs((len(x), *x.shape[1:-2], *(1,) * (x.ndim > 2), x.shape[-1]), draw(0), x)  # Stripes.
     else:
-        moved = _squares(x, share, draw)
-        signs = _signs((*x.shape[:2], *(1,) * (x.ndim - 2)) if x.ndim > 2 else x.shape, draw, x)
+        moved = _squares(x, share, draw(1))
+        signs = _signs((*x.shape[:2], *(1,) * (x.ndim - 2)) if x.ndim > 2 else x.shape, draw(0), x)
     radius = ball.epsilon * (1.0 if ball.scale is None else ball.scale)
     corner = x[rows] + (radius * signs.expand_as(x))[rows]
     return torch.where(moved[rows], corner, best[rows])
 
 
 def _bumps(
-    x: torch.Tensor, best: torch.Tensor, rows: torch.Tensor, ball: Ball, share: float, draw: torch.Generator
+    x: torch.Tensor, best: torch.Tensor, rows: torch.Tensor, ball: Ball, share: float, draw: Streams
 ) -> torch.Tensor:
     """The same in l2. All samples share the places of the squares, but not the signs of the bumps."""
     scale = torch.ones_like(x[0]) if ball.scale is None else ball.scale.expand_as(x[0])
     images = x if x.ndim == 4 else x.flatten(1)[:, None, None]
     channels, height, width = images.shape[1:]
     delta = ((best - x)[rows] / scale).view(-1, channels, height, width)
-    signs = _signs((len(x), channels, 1, 1), draw, x)[rows]
+    signs, shared = _signs((len(x), channels, 1, 1), draw(0), x)[rows], draw(1)
     if not share:
         down, along = max(1, height // 5), max(1, width // 5)
         tiles = (-(-height // down), -(-width // along))
-        signs = _signs((len(x), channels, *tiles), draw, x)[rows]
-        bump = _pattern(down, along, draw).to(x)
+        signs = _signs((len(x), channels, *tiles), draw(0), x)[rows]
+        bump = _pattern(down, along, shared).to(x)
         delta = (bump.repeat(tiles) * signs.repeat_interleave(down, 2).repeat_interleave(along, 3))[
             ..., :height, :width
         ]
     else:
         sides = _sides(height, width, share)
-        first, second = (_window((height, width), sides, draw) for _ in range(2))
+        first, second = (_window((height, width), sides, shared) for _ in range(2))
         either = torch.zeros((height, width), dtype=torch.bool, device=x.device)
         either[first] = either[second] = True
         spent = delta.square().sum((1, 2, 3), keepdim=True)
         free = (ball.epsilon**2 - spent).clamp_min(0) / channels + (delta * either).square().sum((2, 3), keepdim=True)
         here = (..., *first)
-        added = _pattern(*sides, draw).to(x) * signs + _unit(delta[here], (2, 3))
+        added = _pattern(*sides, shared).to(x) * signs + _unit(delta[here], (2, 3))
         added = _unit(added, (2, 3)) * free.sqrt()
         delta[(..., *second)] = 0.0
         delta[here] = added
@@ -163,9 +167,8 @@ def _squares(x: torch.Tensor, share: float, draw: torch.Generator) -> torch.Tens
         return (order < count).view_as(x)
     height, width = x.shape[2:]
     side = min(max(1, round((share * height * width) ** 0.5)), height, width)
-    top, left = (
-        torch.randint(size - side + 1, (len(x), 1), generator=draw, device=x.device) for size in (height, width)
-    )
+    room = torch.tensor([height - side + 1, width - side + 1], device=x.device)
+    top, left = (torch.rand((len(x), 2), generator=draw, device=x.device) * room).long().T[..., None]
     down, along = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
     inside = ((down >= top) & (down < top + side))[:, :, None] & ((along >= left) & (along < left + side))[:, None, :]
     return inside[:, None].expand_as(x)

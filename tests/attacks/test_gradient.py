@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rltool.agents import A2C, PPO
-from rltool.attacks import FGSM, IFGSM, MIFGSM, PGD, Victim
+from rltool.attacks import FGSM, IFGSM, MIFGSM, PGD, RandomNoise, Victim
 from rltool.attacks.losses import LOSSES
 from rltool.attacks.norms import Ball, Norm
 from rltool.errors import UserError
@@ -138,6 +138,30 @@ def test_samples_do_not_depend_on_each_other(conv: nn.Module, images: tuple[torc
         together = attack(victim, x.double(), y).x_adv
         apart = torch.cat([attack(victim, x[i : i + 1].double(), y[i : i + 1]).x_adv for i in range(len(x))])
         assert torch.allclose(together, apart, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_the_first_of_many_get_what_they_get_without_the_others(
+    norm: str, conv: nn.Module, images: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    x, y = images
+    victim, x, few = Victim(conv.double(), (0, 1)), x.double(), len(x) // 2
+    for attack in (RandomNoise(norm=norm, epsilon=0.3), PGD(norm=norm, epsilon=0.3, steps=3, restarts=3)):
+        assert torch.allclose(attack(victim, x, y).x_adv[:few], attack(victim, x[:few], y[:few]).x_adv, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("features", [1, 2, 30])
+def test_draws_fill_the_ball(norm: str, features: int) -> None:
+    ball = Ball(norm, 2.0)  # type: ignore[arg-type]
+    draws = ball.sample(torch.zeros(4_000, features), torch.Generator().manual_seed(0))
+    size = ball.distance(draws)
+    assert float(size.max()) <= 2.0 * (1 + 1e-5)
+    # Of a uniform draw, the share within a part t of the radius is t to the power of the dimension.
+    for part in (0.5, 0.9):
+        assert float((size <= 2.0 * part).float().mean()) == pytest.approx(part**features, abs=0.03)
+    assert draws.mean(0).abs().max() < 0.12
+    assert torch.allclose(draws.std(0), draws.std(0).mean(), rtol=0.1)
 
 
 @pytest.mark.parametrize("loss", list(LOSSES))
