@@ -40,15 +40,19 @@ class Case(NamedTuple):
     epsilon: float
     unit: str
     kinds: tuple[str, ...]
+    backbone: str = "mlp"
+    plain_timesteps: int | None = None  # Where those of the preset do not suffice without hardening.
 
     @property
     def name(self) -> str:
         """As it stands in the table."""
-        return self.env if self.unit == "raw" else f"{self.env} in units of {self.unit}"
+        where = self.env if self.backbone == "mlp" else f"{self.env}, {self.backbone}"
+        return where if self.unit == "raw" else f"{where} in units of {self.unit}"
 
 
 CASES = (
     Case("CartPole-v1", 0.25, "1,1,0.1,0.5", ("persistent",)),
+    Case("CartPole-v1", 0.25, "1,1,0.1,0.5", ("persistent",), "lstm", 500_000),
     Case("CartPole-v1", 0.07, "raw", ("sa",)),
     Case("Pendulum-v1", 0.15, "5,1,1", ("persistent",)),
     Case("InvertedPendulum-v5", 0.06, "raw", ("persistent",)),
@@ -57,14 +61,16 @@ CASES = (
 LONGER = 1_000_000  # Timesteps of the second adversary; the first has the default.
 
 
-def train(env: str, kind: str, seed: int, work: Path) -> rltool.Run:
+def train(case: Case, kind: str, seed: int, work: Path) -> rltool.Run:
     """A finished run; one that is there already is gone on with, where it stopped."""
-    path = work / f"{env}-{kind}-{seed}"
+    path = work / "-".join([case.env, *([case.backbone] if case.backbone != "mlp" else []), kind, str(seed)])
     if (path / "config.json").exists():
         run = rltool.resume(path)
     else:
-        options = {} if kind == "plain" else {"robust": kind}
-        run = rltool.train("ppo", env, seed=seed, run_dir=str(work), name=path.name, save_freq=0, **options)
+        options: dict[str, Any] = {"backbone": case.backbone} | ({} if kind == "plain" else {"robust": kind})
+        if kind == "plain" and case.plain_timesteps is not None:
+            options["total_timesteps"] = case.plain_timesteps
+        run = rltool.train("ppo", case.env, seed=seed, run_dir=str(work), name=path.name, save_freq=0, **options)
     if not run.summary["finished"]:
         raise SystemExit(f"{path} was stopped; start this again to go on")
     return run
@@ -73,8 +79,7 @@ def train(env: str, kind: str, seed: int, work: Path) -> rltool.Run:
 def measure(seed: int, case: Case, kind: str, work: Path, episodes: int) -> dict[str, Any]:
     """The mean returns of one agent: without an attack, under each, and of random actions."""
     torch.set_num_threads(1)
-    env = case.env
-    run = train(env, kind, seed, work)
+    run = train(case, kind, seed, work)
     kept = run.path / f"attacked-{case.epsilon:g}-{case.unit}-{episodes}.json"
     ball: dict[str, Any] = {"epsilon": case.epsilon, "unit": case.unit}
     attacks: dict[str, Attack] = {
@@ -89,7 +94,7 @@ def measure(seed: int, case: Case, kind: str, work: Path, episodes: int) -> dict
     for name, attack in attacks.items():
         if name in found:
             continue
-        played = attack_agent(run.agent, env, attack, episodes, EVALUATION_SEED + seed)
+        played = attack_agent(run.agent, case.env, attack, episodes, EVALUATION_SEED + seed)
         found[name] = played.attacked.mean_return
         found |= {"clean": played.clean.mean_return, "actions_at_random": played.random.mean_return}
         kept.write_text(json.dumps(found))
@@ -119,6 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--envs", nargs="+", default=[case.env for case in CASES], metavar="ENV", help="only these")
+    parser.add_argument("--backbones", nargs="+", metavar="BACKBONE", help="only with these")
     parser.add_argument("--kinds", nargs="+", metavar="KIND", help="only these, and plain")
     parser.add_argument("--episodes", type=int, default=50, help="of each attack")
     parser.add_argument("--processes", type=int, default=1, help="agents that are measured at a time")
@@ -129,7 +135,7 @@ def main() -> None:
     rows: list[Row] = []
     for case in (case for case in CASES if case.env in args.envs):
         kinds = [kind for kind in case.kinds if args.kinds is None or kind in args.kinds]
-        if not kinds:
+        if not kinds or (args.backbones is not None and case.backbone not in args.backbones):
             continue
         clean = None
         for kind in ["plain", *kinds]:
