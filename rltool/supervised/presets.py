@@ -23,11 +23,11 @@ ATTACKED: dict[str, Any] = {
     "optimizer": "adam",
     "learning_rate": 3e-3,
     "batch_size": 128,
+    "label_smoothing": 0.1,
     "robust_ramp": 0.3,
+    "total_timesteps": 320_000,
 }
 HARDENED: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
-    ("robust", "pgd"): {"digits": {**ATTACKED, "total_timesteps": 200_000, "weight_decay": 5e-4}},
-    ("robust", "trades"): {
-        "digits": {**ATTACKED, "total_timesteps": 160_000, "weight_decay": 1e-3, "robust_beta": 4.0}
-    },
+    ("robust", "pgd"): {"digits": {**ATTACKED, "weight_decay": 5e-4}},
+    ("robust", "trades"): {"digits": {**ATTACKED, "weight_decay": 1e-3, "robust_beta": 4.0}},
 }
