@@ -25,7 +25,7 @@ ATTACKED: dict[str, Any] = {
     "batch_size": 128,
     "label_smoothing": 0.1,
     "robust_ramp": 0.3,
-    "total_timesteps": 320_000,
+    "total_timesteps": 480_000,
 }
 HARDENED: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
     ("robust", "pgd"): {"digits": {**ATTACKED, "weight_decay": 5e-4}},
