@@ -25,7 +25,7 @@ from rltool.agents.presets import PRESETS
 from rltool.agents.rollout import forget
 from rltool.attacks.attack import BoundedAttack, Problem, check_positive
 from rltool.attacks.norms import Norm
-from rltool.attacks.policies import frame_axis, newest_frame, with_shown_frames
+from rltool.attacks.policies import first_follows, frame_axis, newest_frame, with_shown_frames
 from rltool.attacks.policy_value import WATCHED_SEED
 from rltool.attacks.victim import Victim
 from rltool.envs import get_env_state, make_vector_env, set_env_state
@@ -125,8 +125,8 @@ class AdversaryVectorEnv(VectorWrapper):
         self.observations, rewards, terminated, truncated, infos = self.env.step(chosen)
         done = (terminated | truncated) & ~self.resetting
         begun = done | self.resetting
+        self.state = forget(self.state, first_follows(self.mode, done, self.resetting))
         self.resetting = done if self.mode is AutoresetMode.NEXT_STEP else self.resetting
-        self.state = forget(self.state, begun)
         if self.frame_stack > 1:
             axis = frame_axis(self.single_observation_space)
             self.observations = with_shown_frames(self.observations, self.seen, ~begun, axis, self.frame_stack)

@@ -28,7 +28,8 @@ class AttackResult:
         distance: Size of each perturbation in the attack's norm, `(B,)`, in the input's own units.
         n_forward: Batches that the victim was shown.
         n_backward: Batches that gradients were taken of.
-        n_queries: How often the victim was shown each sample, or a changed one, `(B,)`.
+        n_queries: How often the victim had to be shown each sample, or a changed one, `(B,)`. (Of those that a gradient
+            attack has broken, it may have been shown more, in company of others.)
     """
 
     x_adv: torch.Tensor
@@ -337,8 +338,8 @@ def generator(seed: int, device: torch.device, *stream: int) -> torch.Generator:
         device: Where the numbers are to be.
         *stream: Which of the seed's streams; none is one, too.
     """
-    for number in stream:
-        seed = (seed * 1_000_003 + number + 1) % 2**63
+    if stream:  # Of whole numbers, the hash is the same everywhere.
+        seed = hash((seed, *stream)) % 2**63
     return torch.Generator(device).manual_seed(seed)
 
 

@@ -6,6 +6,7 @@ After the flags of AutoAttack and "Indicators of attack failure" (Pintor et al.,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,7 +93,7 @@ def examine(victim: Victim, x: torch.Tensor, y: torch.Tensor | None = None, seed
     with victim.undisturbed():
         found += [randomized(victim, x), neighbors(victim, x), probabilities(victim, x)]
         if found[-1].raised and not victim.probabilities:
-            victim = victim.around(victim.module)
+            victim = copy(victim)
             victim.probabilities = True  # The other checks want logits.
         try:
             outputs = victim.check(x)

@@ -16,7 +16,7 @@ from rltool.errors import UserError, unknown
 WORTHWHILE = 256  # Numbers in broken samples: to part with fewer takes longer than to go on with them.
 Climbed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # Inputs (B, ...), whether they succeed, and their losses.
 
-Found = tuple[torch.Tensor, ...]
+Found = tuple[torch.Tensor, ...]  # The same, and how often the victim was shown each.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,8 @@ class GradientAttack(BoundedAttack):
             step_size: Length of a step in the ball's norm.
             decay: How much of the earlier gradients each step remembers (momentum).
             keep: Return the last inputs, or those with the largest loss, successful ones before all others.
-            skip_broken: Leave a sample alone from where the attack on it has succeeded.
+            skip_broken: Return a sample as it was when the attack on it succeeded, and leave it alone from there on,
+                where that saves time.
 
         Returns:
             Inputs `(B, ...)`, whether each is known to succeed, and its loss, both `(B,)`.
@@ -120,7 +121,6 @@ class GradientAttack(BoundedAttack):
                     best, broken, best_loss, asked = best[left], broken[left], best_loss[left], asked[left]
                     part, now, gradient = problem[rows], now[left], gradient[left]
                     objective = self.objective(part)
-                    velocity = None if velocity is None else velocity[left]
             if velocity is not None:
                 # Dong et al., 2018: each sample's gradient counts by its direction.
                 size = gradient.abs().mean(tuple(range(1, gradient.ndim)), keepdim=True)
@@ -271,7 +271,7 @@ def best_of_starts(
     rows: Any = slice(None)
     for number in range(restarts):
         # Drawn for all, so that what one sample gets does not depend on which others are left.
-        draw = generator(seed, x.device, *([number] if number else []))
+        draw = generator(seed, x.device, number) if number else generator(seed, x.device)
         start = problem.victim.clip(x + ball.sample(x, draw)) if random_start else x
         if skip_broken and bool(success.any()):
             rows = torch.nonzero(~success)[:, 0]

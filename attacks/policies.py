@@ -94,6 +94,7 @@ class PerturbedVectorEnv(VectorWrapper):
         if begun.all():
             self.seen = observations
             self.resetting[:] = False
+        self.state = forget(self.state, begun)
         return self._show(observations, begun, begun), infos
 
     def step(self, actions: Any) -> tuple[np.ndarray, Any, Any, Any, dict[str, Any]]:
@@ -103,7 +104,9 @@ class PerturbedVectorEnv(VectorWrapper):
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         done = (terminated | truncated) & ~self.resetting
         self.left -= done
-        # In NEXT_STEP mode the next step only resets, and the episode's first observation comes out of it.
+        # In NEXT_STEP mode the next step only resets, and the episode's first observation comes out of it. Until then a
+        # memory lasts: a critic may want to know what the last observation was worth.
+        self.state = forget(self.state, first_follows(self.mode, done, self.resetting))
         begun = done | self.resetting
         self.resetting = done if self.mode is AutoresetMode.NEXT_STEP else self.resetting
         everywhere = np.ones(self.num_envs, dtype=bool)
@@ -112,7 +115,6 @@ class PerturbedVectorEnv(VectorWrapper):
     def _show(self, observations: np.ndarray, where: np.ndarray, begun: np.ndarray) -> np.ndarray:
         """What the policy is shown: attacked observations, some of them new, some of these the first of an episode."""
         self.observations = observations
-        self.state = forget(self.state, begun)
         clean = observations
         if self.frame_stack > 1:
             clean = with_shown_frames(observations, self.seen, where & ~begun, self.axis, self.frame_stack)
@@ -166,6 +168,19 @@ def with_shown_frames(
     for index in range(len(mixed) - size):
         mixed[index][where] = shown[index + size][where]
     return np.moveaxis(mixed, 0, axis + 1)
+
+
+def first_follows(mode: AutoresetMode, done: np.ndarray, resetting: np.ndarray) -> np.ndarray:
+    """Where what a step has returned is the first observation of an episode, `(n,)`.
+
+    Args:
+        mode: How the environments begin new episodes.
+        done: Where the step has ended one, `(n,)`.
+        resetting: Where it only reset, `(n,)`.
+    """
+    if mode is AutoresetMode.NEXT_STEP:
+        return resetting
+    return done if mode is AutoresetMode.SAME_STEP else np.zeros_like(done)
 
 
 def check_share(fraction: float) -> None:

@@ -45,6 +45,9 @@ class Targeted(PGD):
             raise UserError(f"target-action is {given}; choose one of the actions 0 to {classes - 1}")
         return self._climb_from_starts(replace(problem, target=torch.full_like(problem.y, int(self.target_action))))
 
+    def flat(self, problem: Problem) -> bool:
+        return False
+
     def objective(self, problem: Problem) -> Objective:
         if problem.victim.tolerance is None:
             return super().objective(problem)

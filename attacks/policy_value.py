@@ -51,6 +51,9 @@ class ValueAttack(PGD):
     steps: int = 10
     skip_broken: bool = False
 
+    def flat(self, problem: Problem) -> bool:
+        return False
+
     def succeeded(self, problem: Problem, outputs: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(outputs), dtype=torch.bool, device=outputs.device)
 
@@ -215,7 +218,8 @@ class Transitions:
         next_observations: `(n, ...)`; where an episode ended, its last one.
         next_actions: What the victim does there, without exploration.
         terminated: Whether the episode ended for good, `(n,)`; where it was merely cut off, its future still counts.
-        state: Of an agent with memory, its state before each observation, a tree of `(n, ...)` arrays.
+        state: Of an agent with memory, if it was asked for: its state before each observation, a tree of `(n, ...)`
+            arrays.
     """
 
     observations: torch.Tensor
@@ -237,6 +241,8 @@ def watch_transitions(
     exploration: float = 0.0,
     env_kwargs: Mapping[str, Any] | None = None,
     seed: int = 0,
+    *,
+    with_state: bool = False,
 ) -> Transitions:
     """Watch an agent while it plays, as it does in evaluations, or nearly so.
 
@@ -247,6 +253,7 @@ def watch_transitions(
         exploration: As in `Sarsa`.
         env_kwargs: Arguments of the environment's constructor.
         seed: Seeds environments and exploration.
+        with_state: Keep the states of an agent with memory.
 
     Raises:
         TrainingError: The environment failed.
@@ -267,7 +274,7 @@ def watch_transitions(
     def act(observations: np.ndarray, *state: Any) -> Any:
         actions, after = actor(observations, *state) if policy.has_memory else (actor(observations), None)
         own.append(actions)
-        memory.extend(state)
+        memory.extend(state if with_state else ())
         done = explore(actions)
         return (done, after) if policy.has_memory else done
 

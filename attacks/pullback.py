@@ -22,14 +22,15 @@ def make_pullback(layers: Sequence[nn.Module]) -> Pullback | None:
         layers: Linear ones, tanh, ReLU, and running statistics of vectors; on the CPU.
 
     Returns:
-        Their function, with the weights as they are now; None where one of them is something else.
+        Their function, with the statistics as they are now; None where one of them is something else, or is watched or
+        changed by hooks.
 
     Example:
         >>> outputs, pull = make_pullback([nn.Linear(4, 2)])(np.ones((8, 4), np.float32))
         >>> pull(np.ones_like(outputs)).shape
         (8, 4)
     """
-    if any(type(layer) not in STEPS for layer in layers):
+    if any(type(layer) not in STEPS or getattr(layer, "bias", 0) is None or hooked(layer) for layer in layers):
         return None
     steps = [STEPS[type(layer)](layer) for layer in layers]
 
@@ -47,6 +48,11 @@ def make_pullback(layers: Sequence[nn.Module]) -> Pullback | None:
         return x, back
 
     return pullback
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether there is more to a module's answer than what its class says."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _linear(layer: nn.Linear) -> Pullback:

@@ -32,6 +32,7 @@ from rltool.attacks.victim import Victim
 from rltool.envs import make_vector_env
 from rltool.errors import UserError
 from rltool.networks import Distribution
+from rltool.networks.backbone import evaluating
 from rltool.training.checkpoint import State
 from rltool.trees import Tree, named_leaves, with_leaves
 
@@ -144,7 +145,7 @@ class AttackedTraining(Hardening):
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         self.agent.collector  # noqa: B018  It makes the environments.
         envs, kept = self.perturbed, {name: tensor.numpy().copy() for name, tensor in state.items()}
-        envs.resetting = kept["resetting"]
+        envs.resetting = kept.get("resetting", envs.resetting)
         if envs.state is not None:
             envs.seen, envs.state = kept["seen"], with_leaves(envs.state, kept, "memory")
 
@@ -265,7 +266,7 @@ def harden(agent: OnPolicyAgent) -> Hardening:
 
 def td_errors(agent: OnPolicyAgent, rollout: Rollout) -> np.ndarray:
     """How much better each step came out than the critic expected, r + gamma V(s') - V(s), `(T, N)`; 0 in resets."""
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(agent.policy):
         values = agent.policy.values(*agent.inputs(rollout)).cpu().numpy().reshape(rollout.rewards.shape)
     beyond = agent.policy.critic()(rollout.bootstrap_observations, rollout.bootstrap_state)
     following = rollout.next_values(values, beyond) * ~rollout.terminated

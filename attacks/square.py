@@ -89,8 +89,7 @@ def _bumps(
     scale = torch.ones_like(x[0]) if ball.scale is None else ball.scale.expand_as(x[0])
     images = x if x.ndim == 4 else x.flatten(1)[:, None, None]
     channels, height, width = images.shape[1:]
-    delta = ((best - x)[rows] / scale).view(-1, channels, height, width)
-    signs, shared = _signs((len(x), channels, 1, 1), draw(0), x)[rows], draw(1)
+    shared = draw(1)
     if not share:
         down, along = max(1, height // 5), max(1, width // 5)
         tiles = (-(-height // down), -(-width // along))
@@ -100,6 +99,8 @@ def _bumps(
             ..., :height, :width
         ]
     else:
+        delta = ((best - x)[rows] / scale).view(-1, channels, height, width)
+        signs = _signs((len(x), channels, 1, 1), draw(0), x)[rows]
         sides = _sides(height, width, share)
         first, second = (_window((height, width), sides, shared) for _ in range(2))
         either = torch.zeros((height, width), dtype=torch.bool, device=x.device)

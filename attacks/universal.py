@@ -61,7 +61,7 @@ class Universal(BoundedAttack):
         if self.delta is not None:
             return self
         victim = Victim.from_agent(agent)
-        seen = watch_transitions(agent, env_id, WATCHED, 0.0, env_kwargs, seed + WATCHED_SEED)
+        seen = watch_transitions(agent, env_id, WATCHED, 0.0, env_kwargs, seed + WATCHED_SEED, with_state=True)
         if seen.state is not None:
             victim.remember(seen.state)
         return self.fit(victim, victim.clip(seen.observations))

@@ -15,7 +15,7 @@ from torch import nn
 from rltool.agents.policy import Policy
 from rltool.agents.sequences import Sequences
 from rltool.attacks.losses import Objective
-from rltool.attacks.pullback import Pullback, make_pullback
+from rltool.attacks.pullback import Pullback, hooked, make_pullback
 from rltool.errors import UserError
 from rltool.networks.backbone import device_of
 from rltool.networks.mlp import MLP
@@ -89,7 +89,7 @@ class Victim:
         self.state: Tree = None
         self.movable: torch.Tensor | None = None
         self.counts = [0, 0]
-        self._pullback: Pullback | None = None  # Of the weights as they are; known while it is undisturbed.
+        self._pullback: Pullback | None = None  # Known while it is undisturbed.
 
     def __getitem__(self, rows: torch.Tensor) -> Victim:
         """What is shown some rows of a batch alone: itself, unless it has a state for each row."""
@@ -192,8 +192,8 @@ class Victim:
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs `(B, K)` for inputs `(B, ...)`, differentiable."""
         self.n_forward += 1
-        if self._pullback is not None and not torch.is_grad_enabled() and _is_plain(x):
-            return torch.from_numpy(self._pullback(x.numpy())[0])
+        if (fast := self._pullback_of(x)) is not None and not torch.is_grad_enabled():
+            return torch.from_numpy(fast(x.numpy())[0])
         outputs = self.raw(x)
         return outputs.clamp_min(1e-30).log() if self.probabilities else outputs
 
@@ -210,8 +210,8 @@ class Victim:
             NoGradient: There is none.
         """
         x, pull = x.detach(), None
-        if self._pullback is not None and _is_plain(x):
-            outputs, pull = self._pullback(x.numpy())
+        if (fast := self._pullback_of(x)) is not None:
+            outputs, pull = fast(x.numpy())
             x = torch.from_numpy(outputs)
             self.n_forward += 1
         x.requires_grad_()
@@ -227,6 +227,12 @@ class Victim:
         if pull is not None:
             gradient = torch.from_numpy(pull(gradient.numpy()))
         return logits.detach(), losses.detach(), gradient
+
+    def _pullback_of(self, x: torch.Tensor) -> Pullback | None:
+        """The fast way, where there is one for such inputs."""
+        if self._pullback is None or x.dtype is not torch.float32 or x.device.type != "cpu":
+            return None
+        return self._pullback if x.shape[1:] == self.module.policy.observation_space.shape else None  # type: ignore[union-attr]
 
     def jacobian(self, x: torch.Tensor, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs `(B, K)` and the gradients `(B, C, ...)` of some of them.
@@ -282,17 +288,18 @@ class Victim:
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Evaluation mode inside, and weights that stay as they are; every module comes out in the mode it was in."""
+        """Evaluation mode inside, where weights must not change; every module comes out in the mode that it was in."""
         modules = self.module.modules() if isinstance(self.module, nn.Module) else ()
         training = [module for module in modules if module.training]
+        before = self._pullback
         try:
             for module in training:
                 module.training = False
-            chain = self.module.chain() if isinstance(self.module, _Outputs) else None
-            self._pullback = None if chain is None else make_pullback(chain)
+            if isinstance(self.module, _Outputs) and before is None:
+                self._pullback = self.module.pullback()
             yield
         finally:
-            self._pullback = None
+            self._pullback = before
             for module in training:
                 module.training = True
 
@@ -366,15 +373,19 @@ class _Outputs(nn.Module):
         distribution = self.policy.distribution(observations, _after(self.policy, state))  # type: ignore[operator]
         return distribution.logits if hasattr(distribution, "logits") else distribution.mode()
 
-    def chain(self) -> list[nn.Module] | None:
-        """The modules that vectors pass one after the other on the CPU; None, where the policy is no such chain."""
+    def pullback(self) -> Pullback | None:
+        """The same, and its gradient, in NumPy: of a policy that is a chain of plain layers for vectors, on the CPU."""
         policy: Any = self.policy
-        if type(policy) is not Policy or type(policy.backbone) is not MLP or device_of(policy).type != "cpu":
+        if type(policy) is not Policy or type(policy.backbone) is not MLP:
+            return None
+        if any(p.dtype is not torch.float32 or p.device.type != "cpu" for p in policy.parameters()):
+            return None
+        if any(map(hooked, (policy, policy.backbone, policy.backbone.layers, policy.action_head))):
             return None
         space, head = policy.observation_space, getattr(policy.action_head, "linear", None)
         if head is None or len(space.shape or ()) != 1 or not np.issubdtype(space.dtype, np.floating):
             return None
-        return [*filter(None, [policy.normalizer]), *policy.backbone.layers, head]
+        return make_pullback([*filter(None, [policy.normalizer]), *policy.backbone.layers, head])
 
 
 class _Values(nn.Module):
@@ -386,10 +397,6 @@ class _Values(nn.Module):
 
     def forward(self, observations: torch.Tensor, state: Tree = None) -> torch.Tensor:
         return self.policy.values(observations, _after(self.policy, state))[:, None]  # type: ignore[operator]
-
-
-def _is_plain(x: torch.Tensor) -> bool:
-    return x.dtype is torch.float32 and x.device.type == "cpu"
 
 
 def _after(policy: Any, state: Tree) -> Sequences | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,8 +19,6 @@ from rltool.cli.opening import (
 
 if TYPE_CHECKING:
     from rltool.attacks.checks import Flag
-
-WATCHED = 8_000  # Timesteps of an agent's play, spread over which its observations are taken.
 
 
 def check(
@@ -43,15 +41,12 @@ def check(
     json_: AsJson = False,
 ) -> None:
     """Look for red flags: reasons why attacks on this victim would make it look more robust than it is."""
-    import numpy as np
     import torch
 
     from rltool.attacks.broken import DEFECTS, spoiled
     from rltool.attacks.checks import examine, examine_returns, range_of
-    from rltool.attacks.policy_value import watch_transitions
     from rltool.attacks.robustness import AgentUnderTest
     from rltool.attacks.victim import Victim
-    from rltool.trees import map_tree
 
     if defect == "list":
         print("\n".join(f"{name:<14}{each.summary} ({each.flag})" for name, each in DEFECTS.items()))
@@ -65,11 +60,10 @@ def check(
     else:
         agent, _, where, env_kwargs = open_agent(run, env, env_arg or [], vecnormalize)
         victim, y = Victim.from_agent(agent), None
-        seen = watch_transitions(agent, where, WATCHED, env_kwargs=env_kwargs, seed=seed)
-        rows = np.linspace(0, len(seen) - 1, min(samples, len(seen))).round().astype(int)
-        x = victim.clip(seen.observations[rows])
-        if seen.state is not None:
-            victim.remember(map_tree(lambda leaf: leaf[rows], seen.state))
+        seen, state = observations_of(agent, where, samples, seed, env_kwargs)
+        x = victim.clip(seen)
+        if state is not None:
+            victim.remember(state)
     flags = examine(victim if defect is None else spoiled(victim, defect), x, y, seed)
     if classifier is None and defect is None:
         flags += examine_returns(AgentUnderTest(agent, where, episodes, seed, env_kwargs), range_of(victim, x), seed)
@@ -80,6 +74,31 @@ def check(
         _show(flags)
     if raised and strict:
         raise typer.Exit(1)
+
+
+def observations_of(agent: Any, env_id: str, count: int, seed: int, env_kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Observations `(count, ...)` of an agent in a few episodes, spread over these; with a memory, its states there."""
+    import numpy as np
+    import torch
+
+    from rltool.agents.recording import record
+    from rltool.agents.rollout import concatenate
+
+    played = record(agent, env_id, 4, seed, env_kwargs=env_kwargs)
+    seen = np.asarray(played.observations)
+    rows = np.linspace(0, len(seen) - 1, min(count, len(seen))).round().astype(int)
+    x = torch.from_numpy(seen[rows].astype(np.float32))
+    if not agent.policy.has_memory:
+        return x, None
+    act, states = agent.policy.actor(None), []
+    first, wanted = {0, *(played.ends + 1).tolist()}, set(rows.tolist())
+    for row, observation in enumerate(seen):
+        if row in first:
+            state = agent.policy.initial_state(1)
+        if row in wanted:
+            states.append(state)
+        state = act(observation[None], state)[1]
+    return x, concatenate(*states)
 
 
 def _show(flags: list[Flag]) -> None:

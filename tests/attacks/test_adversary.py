@@ -193,13 +193,17 @@ def test_the_memory_of_a_victim_moves_on_with_what_it_was_shown() -> None:
         start = done | resetting
         resetting = done if envs.mode.value == "NextStep" else resetting
         ended += int(done.sum())
-        expected = forget(state, start)
+        # Its memory lasts until the next episode's first observation comes.
+        expected = forget(state, start & ~done) if envs.mode.value == "NextStep" else forget(state, start)
         assert all(np.array_equal(envs.state["policy"][name], expected["policy"][name]) for name in ("h", "c"))
     assert ended
     after = envs.state["policy"]["h"].copy()
     assert saved is not None
     envs.set_state(saved)
     assert not np.array_equal(envs.state["policy"]["h"], after)
+    envs.reset(options={"reset_mask": np.array([True, False, False])})
+    assert not envs.state["policy"]["h"][0].any()
+    assert envs.state["policy"]["h"][1].any()
 
 
 def test_a_victim_with_memory_is_learned_against() -> None:

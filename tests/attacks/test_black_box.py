@@ -201,6 +201,20 @@ def test_one_action_that_moves_enough_counts_more_than_two_that_move_less() -> N
         assert bool(attack(victim, x).success), attack
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_nes_moves_continuous_actions_however_flat_they_are_at_first(seed: int) -> None:
+    torch.manual_seed(seed)
+    victim = Victim(nn.Linear(3, 2, bias=False), tolerance=torch.full((2,), 0.1))
+    assert rate(NES(epsilon=0.3)(victim, torch.zeros(4, 3)).success) == 1
+
+
+def test_a_probe_of_nes_that_succeeds_is_taken() -> None:
+    victim = Victim(lambda x: torch.stack((x.sum(1), 0.01 - x.sum(1)), 1))
+    result = NES(epsilon=1.0, directions=5)(victim, torch.full((1, 3), 0.0))
+    assert int(result.n_queries) == 1 + 10 + 1 + 1  # The clean input, the probes, the one that succeeded, the end.
+    assert float(result.distance) < 0.5  # Not so far as a step.
+
+
 def test_large_images_need_no_basis_of_all_their_pixels() -> None:
     x = torch.full((1, 3, 224, 224), 0.5)
     weights = torch.randn(x[0].numel(), 2, generator=torch.Generator().manual_seed(0))

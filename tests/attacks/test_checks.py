@@ -66,13 +66,16 @@ def test_a_sound_policy_of_continuous_actions() -> None:
 
 def test_policies_with_memory_are_looked_at_with_it() -> None:
     agent = PPO("CartPole-v1", backbone="gru", model_size=8, num_envs=2, seed=0)
-    seen = watch_transitions(agent, "CartPole-v1", 640)
+    seen = watch_transitions(agent, "CartPole-v1", 640, with_state=True)
     assert seen.state is not None
     victim = Victim.from_agent(agent)
     victim.remember(seen.state)
     x = victim.clip(seen.observations)
     assert "neighbors" not in _raised(examine(victim, x))
     assert "randomized" in _raised(examine(spoiled(victim, "noise"), x))
+    everything = examine(spoiled(victim, "softmax"), x)
+    assert _raised(everything) == {"probabilities"}
+    assert len(everything) == 11
 
 
 def test_modules_come_out_in_the_mode_they_came_in(digits: Digits) -> None:

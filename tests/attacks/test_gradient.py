@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from rltool.agents import A2C, PPO
 from rltool.attacks import FGSM, IFGSM, MIFGSM, PGD, RandomNoise, Victim
+from rltool.attacks.attack import generator
 from rltool.attacks.losses import LOSSES
 from rltool.attacks.norms import Ball, Norm
 from rltool.errors import UserError
@@ -148,6 +149,28 @@ def test_the_first_of_many_get_what_they_get_without_the_others(
     victim, x, few = Victim(conv.double(), (0, 1)), x.double(), len(x) // 2
     for attack in (RandomNoise(norm=norm, epsilon=0.3), PGD(norm=norm, epsilon=0.3, steps=3, restarts=3)):
         assert torch.allclose(attack(victim, x, y).x_adv[:few], attack(victim, x[:few], y[:few]).x_adv, atol=1e-9)
+
+
+@pytest.mark.parametrize("features", [4, 40])
+def test_queries_are_counted_until_a_sample_is_broken(features: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    net, x = nn.Linear(features, 3).double(), torch.randn(30, features, generator=draw, dtype=torch.float64)
+    victim, attack = Victim(net), PGD(epsilon=0.2, steps=12, random_start=False)
+    together = attack(victim, x)
+    alone = [attack(victim, each) for each in x.split(1)]
+    assert together.n_queries.tolist() == [int(each.n_queries) for each in alone]
+    assert torch.allclose(together.x_adv, torch.cat([each.x_adv for each in alone]))
+    assert len(set(together.n_queries.tolist())) > 3
+    assert int(together.n_queries.max()) == 2 + 12 + 1  # The clean input, every step, what came of the last, the end.
+
+
+def test_streams_of_a_seed_are_no_other_seeds() -> None:
+    def drawn(*of: int) -> float:
+        return float(torch.rand(1, generator=generator(of[0], torch.device("cpu"), *of[1:])))
+
+    keys = [(seed, *stream) for seed in range(20) for stream in ((), (0,), (1,), (2,), (0, 1), (1, 0))]
+    assert len({drawn(*key) for key in keys}) == len(keys)
+    assert drawn(3, 1) == drawn(3, 1)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

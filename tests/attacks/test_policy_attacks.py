@@ -76,7 +76,7 @@ def test_the_memory_moves_on_once_in_every_step_with_what_was_shown() -> None:
         for name in ("h", "c"):
             gone = state["policy"][name].copy()
             done = (terminated | truncated) & ~resetting
-            gone[done | resetting] = 0
+            gone[resetting if envs.mode.value == "NextStep" else done] = 0
             assert np.allclose(envs.state["policy"][name], gone, atol=1e-6)
         start = done | resetting
         resetting = done if envs.mode.value == "NextStep" else resetting
@@ -92,9 +92,23 @@ def test_policies_with_memory_are_attacked(backbone: str) -> None:
         assert envs.attacked == envs.steps
 
 
+@pytest.mark.parametrize("attack", [Critic, Targeted])
+def test_who_has_a_slope_at_the_clean_input_may_start_there(attack: type[PGD]) -> None:
+    for env_id in ("CartPole-v1", "Pendulum-v1"):
+        agent = PPO(env_id, num_envs=2, num_steps=32, seed=0)
+        victim = Victim.from_agent(agent)
+        x = 0.1 * torch.randn(8, *agent.observation_space.shape, generator=torch.Generator().manual_seed(0))
+        first, second = (
+            attack(epsilon=0.3, steps=2, step_size=0.05, random_start=False, seed=seed)(victim, x).x_adv
+            for seed in (0, 1)
+        )
+        assert torch.equal(first, second)
+        assert not torch.equal(first, x)
+
+
 def test_one_perturbation_is_learned_for_a_policy_with_memory() -> None:
     agent = PPO("CartPole-v1", backbone="gru", model_size=8, num_envs=2, seed=0)
-    seen = watch_transitions(agent, "CartPole-v1", 320)
+    seen = watch_transitions(agent, "CartPole-v1", 320, with_state=True)
     assert seen.state is not None
     assert all(len(leaf) == len(seen) for leaf in tree_leaves(seen.state))
     # The first state of every episode is empty, and the policy does what it did while it was watched.

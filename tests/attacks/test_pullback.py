@@ -1,5 +1,6 @@
 """Gradients in NumPy are those of autograd."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import gymnasium as gym
@@ -9,11 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 
 from rltool.agents import PPO
 from rltool.attacks import PGD, Victim
 from rltool.attacks.losses import LOSSES
 from rltool.attacks.pullback import make_pullback
+from rltool.errors import UserError
 from rltool.networks.normalization import RunningNorm
 
 CASES = {
@@ -96,6 +99,39 @@ def test_an_attack_sees_weights_that_have_changed_since_the_last_one():
         expected = victim.logits(x)
     with victim.undisturbed(), torch.no_grad():
         torch.testing.assert_close(victim.logits(x), expected)
+
+
+def test_what_is_more_than_its_layers_is_left_to_autograd() -> None:
+    def fast(change: Callable[[PPO], object]) -> bool:
+        agent = agent_of("CartPole-v1", {})
+        change(agent)
+        with (victim := Victim.from_agent(agent)).undisturbed():
+            return victim._pullback is not None
+
+    assert fast(lambda agent: None)
+    assert not fast(lambda agent: agent.policy.backbone.layers[0].register_forward_hook(lambda *_: None))
+    assert not fast(lambda agent: agent.policy.register_forward_pre_hook(lambda *_: None))
+    assert not fast(lambda agent: prune.l1_unstructured(agent.policy.action_head.linear, "weight", 1))
+    assert not fast(lambda agent: agent.policy.double())
+    assert not fast(lambda agent: agent.policy.bfloat16())
+    assert make_pullback([nn.Linear(2, 2, bias=False)]) is None
+
+
+def test_inputs_that_do_not_fit_get_the_same_sentence_as_elsewhere() -> None:
+    victim = Victim.from_agent(agent_of("CartPole-v1", {}))
+    with pytest.raises(UserError, match="cannot read inputs"):
+        PGD()(Victim(victim.module, (-10, 10)), torch.zeros(4, 5))
+    x = torch.zeros(4, 4, dtype=torch.float64)
+    assert PGD(epsilon=0.1, steps=2)(victim, x).x_adv.dtype == torch.float64
+
+
+def test_an_attack_within_leaves_what_is_around_it_fast() -> None:
+    agent = agent_of("CartPole-v1", {})
+    victim = Victim.from_agent(agent)
+    with victim.undisturbed():
+        PGD(steps=1)(victim, inputs_of(victim, agent))
+        assert victim._pullback is not None
+    assert victim._pullback is None
 
 
 def test_a_victim_that_fails_under_attack_has_its_modes_back():

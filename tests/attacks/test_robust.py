@@ -338,6 +338,17 @@ def test_weights_are_chosen_by_returns_with_and_without_an_attack(tmp_path: Any)
     assert run.summary["best_attacked_return"] + run.summary["mean_return"] == pytest.approx(max(sums))
 
 
+def test_judging_adversaries_leaves_the_critic_as_it_is() -> None:
+    for options in ({"dropout": 0.3}, {"batch_norm": True}):
+        agent = hardened("persistent", **options)
+        rollout = agent.collect(agent.config.num_steps)
+        agent.policy.train()
+        before = {name: tensor.clone() for name, tensor in agent.policy.state_dict().items()}
+        assert np.array_equal(td_errors(agent, rollout), td_errors(agent, rollout))
+        assert all(torch.equal(before[name], tensor) for name, tensor in agent.policy.state_dict().items())
+        assert agent.policy.training
+
+
 def test_single_observations_say_nothing_of_a_memory() -> None:
     with pytest.raises(UserError, match="take --robust persistent, pgd or atla"):
         hardened("sa", backbone="lstm")
