@@ -215,6 +215,13 @@ def test_a_probe_of_nes_that_succeeds_is_taken() -> None:
     assert float(result.distance) < 0.5  # Not so far as a step.
 
 
+def test_probes_of_nes_that_succeed_outside_the_ball_lead_to_its_edge() -> None:
+    victim = Victim(lambda x: x.sum(1, keepdim=True), tolerance=torch.tensor([1.05]))
+    result = NES(epsilon=0.5)(victim, torch.zeros(3, 2))
+    assert not bool(result.success.any())
+    assert result.distance.tolist() == pytest.approx([0.5] * 3)
+
+
 def test_large_images_need_no_basis_of_all_their_pixels() -> None:
     x = torch.full((1, 3, 224, 224), 0.5)
     weights = torch.randn(x[0].numel(), 2, generator=torch.Generator().manual_seed(0))
