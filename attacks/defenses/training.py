@@ -5,6 +5,7 @@ The attack's random numbers follow from the learner's seed and its count of upda
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,8 @@ CLEARLY = 0.15
 class RobustClassifierLearner(ClassifierLearner):
     """A `ClassifierLearner` that may learn from attacked examples; without `robust`, it is one like any other.
 
-    The best weights are those with the highest robust accuracy on held-out examples.
+    The best weights are those with the highest robust accuracy on held-out examples; of those that are as good but for
+    chance, the last.
 
     Attributes:
         collapsed: Whether training ended because fast adversarial training had lost its robustness.
@@ -138,7 +140,16 @@ class RobustClassifierLearner(ClassifierLearner):
             better = robust > best
             self.best, self.stale = max(robust, best), 0 if better else stale + 1
             self.converged = self.collapsed or 0 < self.config.patience <= self.stale
-        return {**result, "robust_accuracy": robust, "score": robust}
+        return {**result, "robust_accuracy": robust, "score": self._score(robust)}
+
+    def _score(self, robust: float) -> float:
+        """The best robust accuracy so far, where this one is as good but for chance: of such weights the last are kept.
+
+        Held-out examples are few, and what is best on them by chance is no better on others (the rule of one standard
+        error; Breiman et al., 1984). The last weights have the smallest steps behind them.
+        """
+        count, best = min(PROBED, len(self.examples[1][1])), max(robust, self.best)
+        return best if robust >= best - math.sqrt(best * (1 - best) / count) else robust
 
     def conclude(self, run: Any, progress: Any) -> dict[str, Any]:
         result = super().conclude(run, progress)

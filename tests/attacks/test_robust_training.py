@@ -57,6 +57,16 @@ def test_going_on_is_exact(robust: str) -> None:
     assert again.checkpoint().values == whole.checkpoint().values
 
 
+def test_of_weights_that_are_as_good_but_for_chance_the_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    hardened = learner(robust="pgd")
+    hardened.learning = True
+    figures = iter([0.5, 0.8, 0.78, 0.6, 0.81, 0.79])  # A standard error is 0.03 on 143 examples.
+    monkeypatch.setattr(hardened, "robust_accuracy", lambda: next(figures))
+    scores = [hardened.evaluate()["score"] for _ in range(6)]
+    assert scores == [0.5, 0.8, 0.8, 0.6, 0.81, 0.81]
+    assert hardened.stale == 1
+
+
 def test_the_guard_takes_back_what_lost_its_robustness() -> None:
     fast = learner(robust="fast", epsilon=0.1, robust_probe=10)
 
