@@ -16,6 +16,7 @@ from torch import nn
 from rltool.attacks.apgd import APGD
 from rltool.attacks.attack import Attack, BoundedAttack
 from rltool.attacks.gradient import MAD, PGD
+from rltool.attacks.losses import margin
 from rltool.attacks.noise import RandomNoise
 from rltool.attacks.robustness import AgentUnderTest, measure_robustness
 from rltool.attacks.square import Square
@@ -183,8 +184,7 @@ def zero_gradients(suspect: Suspect) -> Flag:
     def objective(logits: torch.Tensor) -> torch.Tensor:
         if victim.tolerance is not None:
             return (logits - away).square().sum(1)
-        others = logits.scatter(1, labels[:, None], -torch.inf)
-        return others.amax(1) - logits.gather(1, labels[:, None])[:, 0]
+        return margin(logits, labels)
 
     try:
         gradient = victim.gradient(suspect.x, objective)[2].flatten(1)

@@ -143,7 +143,8 @@ class PerturbedVectorEnv(VectorWrapper):
         Args:
             x: Those that are attacked in this step, within the victim's bounds.
             chosen: The environments that they are of.
-            begun: Of all environments: whether what they show now is the first of an episode.
+            begun: Of all environments: whether what they show now is the first of an episode, or, where the next step
+                only resets, the last.
         """
         return replace(self.attack, seed=int(self.rng.integers(2**31)))(self.victim, x)
 
